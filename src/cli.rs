@@ -1,0 +1,275 @@
+//! The command line: what each word does, and how errors and exit codes come out.
+
+mod build;
+mod check;
+mod doctor;
+mod log;
+mod plan;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use clap::{CommandFactory, Parser, Subcommand};
+use miette::Diagnostic;
+
+use crate::engine::BuildError;
+use crate::execute::{Fault, FaultKind};
+use crate::files::FileError;
+use crate::graph::UnknownImage;
+use crate::lock::{Lock, LockError};
+use crate::mistake::Mistakes;
+use crate::plan::Actions;
+use crate::store::{Store, StoreError};
+use crate::workspace::{self, Workspace, WorkspaceError};
+
+/// Builds virtual-machine disk images from recipes, and never builds a step twice.
+#[derive(Debug, Parser)]
+#[command(name = "kiln", version, max_term_width = 100)]
+struct Arguments {
+    /// Start looking for the workspace in this directory.
+    #[arg(short = 'C', long, global = true, value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// Keep the store there.
+    #[arg(long, global = true, value_name = "DIR")]
+    store: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build images, all of the workspace if none is named.
+    Build(build::Build),
+    /// Show what a build would run and what is cached, and why.
+    Plan(plan::PlanCommand),
+    /// Check the recipes.
+    Check(check::Check),
+    /// Show what a step printed when it last ran.
+    Log(log::Log),
+    /// Look at what this host lacks.
+    Doctor(doctor::Doctor),
+    /// Print a completion script for a shell.
+    #[command(hide = true)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Every way in which a command can fail.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+enum CliError {
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Workspace(#[from] WorkspaceError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Mistakes(#[from] Mistakes),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    UnknownImage(#[from] UnknownImage),
+    #[error("image `{image}` has no step `{step}`")]
+    #[diagnostic(code(kiln::cli::no_such_step), help("{help}"))]
+    UnknownStep { image: String, step: String, help: String },
+    #[error("`{name}` has not run yet")]
+    #[diagnostic(code(kiln::cli::no_log), help("steps that only change files print nothing"))]
+    NoLog { name: String },
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Fault(#[from] Fault),
+    #[error("this host is not ready to build")]
+    #[diagnostic(
+        code(kiln::doctor::not_ready),
+        help("`kiln doctor --fix` installs what is missing")
+    )]
+    NotReady,
+    #[error("this host has no package manager that kiln knows")]
+    #[diagnostic(
+        code(kiln::doctor::no_installer),
+        help("install by hand what the list above names")
+    )]
+    NoInstaller,
+    #[error("`{command}` failed")]
+    #[diagnostic(code(kiln::doctor::install), help("run it by hand to see why"))]
+    Install { command: String },
+}
+
+/// The exit codes; a user's scripts rely on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    Step = 1,
+    Recipe = 2,
+    Host = 3,
+    Interrupted = 130,
+}
+
+impl CliError {
+    fn exit(&self) -> Exit {
+        let of_kind = |kind| match kind {
+            FaultKind::Step => Exit::Step,
+            FaultKind::Host | FaultKind::Damaged => Exit::Host,
+            FaultKind::Interrupted => Exit::Interrupted,
+        };
+        match self {
+            Self::Workspace(WorkspaceError::Io { .. })
+            | Self::Store(_)
+            | Self::File(_)
+            | Self::NotReady
+            | Self::NoInstaller
+            | Self::Install { .. } => Exit::Host,
+            Self::Workspace(_)
+            | Self::Mistakes(_)
+            | Self::UnknownImage(_)
+            | Self::UnknownStep { .. }
+            | Self::NoLog { .. } => Exit::Recipe,
+            Self::Build(error) => of_kind(error.kind()),
+            Self::Fault(fault) => of_kind(fault.kind),
+        }
+    }
+}
+
+/// Runs the command line of this process to its end.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let start = arguments.directory.clone().unwrap_or_else(|| PathBuf::from("."));
+    let place = Place { start, store: arguments.store };
+    let result = match arguments.command {
+        Command::Build(command) => command.run(&place),
+        Command::Plan(command) => command.run(&place),
+        Command::Check(command) => command.run(&place),
+        Command::Log(command) => command.run(&place),
+        Command::Doctor(command) => command.run(&place),
+        Command::Completions { shell } => {
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "kiln", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let exit = error.exit();
+            show(&error);
+            ExitCode::from(exit as u8)
+        }
+    }
+}
+
+fn show(diagnostic: &dyn Diagnostic) {
+    use std::io::IsTerminal;
+    let mut text = String::new();
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let theme = if colours {
+        miette::GraphicalTheme::unicode()
+    } else {
+        miette::GraphicalTheme::unicode_nocolor()
+    };
+    let handler = miette::GraphicalReportHandler::new_themed(theme)
+        .with_width(terminal_width())
+        .with_links(false);
+    match handler.render_report(&mut text, diagnostic) {
+        Ok(()) => eprint!("{text}"),
+        Err(_) => eprintln!("{diagnostic}"),
+    }
+}
+
+fn terminal_width() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    size.map_or(100, |size| usize::from(size.ws_col).clamp(60, 120))
+}
+
+/// Where the user stands, and what was said about the store.
+struct Place {
+    start: PathBuf,
+    store: Option<PathBuf>,
+}
+
+impl Place {
+    fn workspace(&self) -> Result<Workspace, CliError> {
+        Ok(workspace::load(&workspace::find(&self.start)?)?)
+    }
+
+    /// The store's directory: as said, as set, beside the recipes, or the user's own.
+    fn store_path(&self, workspace: &Workspace) -> PathBuf {
+        let beside = workspace.root.join("cache");
+        match (&self.store, &workspace.settings.store) {
+            (Some(said), _) => std::path::absolute(said).unwrap_or_else(|_| said.clone()),
+            (None, Some(set)) => workspace.root.join(set),
+            (None, None) if beside.is_dir() => beside,
+            (None, None) => user_cache().join("kiln"),
+        }
+    }
+
+    fn store(&self, workspace: &Workspace) -> Result<Store, CliError> {
+        Ok(Store::open(&self.store_path(workspace))?)
+    }
+}
+
+fn user_cache() -> PathBuf {
+    let variable =
+        |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    variable("XDG_CACHE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".cache")))
+        .unwrap_or_else(|| Path::new("/var/cache").to_owned())
+}
+
+/// What a command works on: the wanted images and their actions.
+struct Wanted {
+    workspace: Workspace,
+    lock: Lock,
+    actions: Actions,
+    /// The wanted images, by their places in the graph.
+    images: Vec<usize>,
+}
+
+impl Wanted {
+    fn find(place: &Place, names: &[String]) -> Result<Self, CliError> {
+        let mut workspace = place.workspace()?;
+        let root = workspace.root.clone();
+        let lock = match Lock::read(&root, &mut workspace.sources) {
+            Ok(lock) => lock,
+            Err(LockError::File(error)) => return Err(error.into()),
+            Err(LockError::Mistakes(list)) => {
+                return Err(Mistakes::new(list, &workspace.sources).into());
+            }
+        };
+        let closure = workspace.graph.closure(names)?;
+        let images: Vec<usize> = if names.is_empty() {
+            closure
+        } else {
+            names.iter().filter_map(|name| workspace.graph.find(name)).collect()
+        };
+        let mut wanted = Self { workspace, lock, actions: Actions::default(), images };
+        wanted.find_actions()?;
+        Ok(wanted)
+    }
+
+    /// Finds the actions by what the lock file says now.
+    fn find_actions(&mut self) -> Result<(), CliError> {
+        let graph = &self.workspace.graph;
+        let names: Vec<_> = self
+            .images
+            .iter()
+            .map(|&image| graph.images[image].image.name.value.as_str())
+            .collect();
+        let closure = graph.closure(&names)?;
+        let now =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let wanted = |image| self.images.contains(&image);
+        self.actions = crate::plan::actions(&self.workspace, &closure, wanted, &self.lock, now)
+            .map_err(|list| Mistakes::new(list, &self.workspace.sources))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,132 @@
+//! `kiln build`.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::{Args, ValueEnum};
+
+use super::{CliError, Place, Wanted, doctor, show};
+use crate::engine::{Engine, Options};
+use crate::execute::native::Native;
+use crate::host::{self, Purpose};
+use crate::key::Operation;
+use crate::progress::{Fancy, Json, Plain, Progress};
+
+/// Build images.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub(super) struct Build {
+    /// The images; all of the workspace if none is named.
+    images: Vec<String>,
+    /// Work on so many disks at a time.
+    #[arg(short, long, value_name = "N")]
+    jobs: Option<usize>,
+    /// Install first what this host lacks for it, with the host's own package manager.
+    #[arg(long)]
+    fix: bool,
+    /// Run the steps that use the network again, and all that follow them.
+    #[arg(long)]
+    refresh: bool,
+    /// Read each layer back and compare it with the disk at rest; slow.
+    #[arg(long)]
+    verify_layers: bool,
+    /// How to show what goes on.
+    #[arg(long, value_name = "HOW", default_value = "auto")]
+    progress: How,
+    /// Show what steps print, also where it is not live.
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum How {
+    /// Live on a terminal, else plain lines.
+    Auto,
+    /// A live view.
+    Fancy,
+    /// One line an event.
+    Plain,
+    /// One JSON object an event, on standard output.
+    Json,
+}
+
+impl Build {
+    pub(super) fn run(self, place: &Place) -> Result<(), CliError> {
+        let mut wanted = Wanted::find(place, &self.images)?;
+        let lints = wanted.workspace.lints();
+        if !lints.is_empty() {
+            show(&lints);
+        }
+        if self.fix {
+            fix(&wanted)?;
+        }
+        let store = place.store(&wanted.workspace)?;
+        if self.refresh {
+            refresh(&mut wanted)?;
+        }
+        let interrupted = on_interrupt();
+        let native = Native::default();
+        let jobs = self.jobs.or(wanted.workspace.settings.jobs).unwrap_or(2);
+        let engine = Engine {
+            workspace: &wanted.workspace,
+            store: &store,
+            executor: &native,
+            options: Options { jobs, verify_layers: self.verify_layers },
+            interrupted: &interrupted,
+        };
+        let mut progress = self.progress();
+        engine.build(&wanted.actions, &mut *progress)?;
+        Ok(())
+    }
+
+    fn progress(&self) -> Box<dyn Progress> {
+        let live = std::io::stderr().is_terminal() && !self.verbose;
+        match self.progress {
+            How::Json => Box::new(Json::new(std::io::stdout())),
+            How::Fancy => Box::new(Fancy::default()),
+            How::Auto if live => Box::new(Fancy::default()),
+            How::Auto | How::Plain => Box::new(Plain::new(std::io::stderr(), self.verbose)),
+        }
+    }
+}
+
+/// Installs what the build needs; what only a bootstrap needs, only if there is one.
+fn fix(wanted: &Wanted) -> Result<(), CliError> {
+    let bootstraps = wanted
+        .actions
+        .nodes
+        .iter()
+        .any(|node| matches!(node.action.operation, Operation::Bootstrap(_)));
+    let purposes: &[Purpose] =
+        if bootstraps { &[Purpose::Build, Purpose::Bootstrap] } else { &[Purpose::Build] };
+    let missing = host::missing(purposes);
+    if missing.is_empty() { Ok(()) } else { doctor::install(&missing) }
+}
+
+/// Raises the generation of every impure step in question, in the lock file too.
+fn refresh(wanted: &mut Wanted) -> Result<(), CliError> {
+    for node in &wanted.actions.nodes {
+        if node.action.generation.is_some() {
+            // An action that several images share gets the new number under each of their names.
+            for name in &node.names {
+                wanted.lock.raise(name);
+            }
+        }
+    }
+    wanted.lock.write(&wanted.workspace.root)?;
+    wanted.find_actions()
+}
+
+/// A flag that the first Ctrl-C raises; the second one ends kiln at once, and the next build puts
+/// the host in order.
+fn on_interrupt() -> Arc<AtomicBool> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // Where a handler cannot be set, the signal ends kiln, which is what the second one does.
+        let _ = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag));
+        let _ = signal_hook::flag::register(signal, Arc::clone(&flag));
+    }
+    flag
+}

@@ -1,0 +1,14 @@
+//! Virtual disks: extent tables, layers, the FUSE door, loop devices, partitions, mounts.
+
+pub mod capture;
+pub mod door;
+mod fstab;
+pub mod import;
+pub mod layer;
+pub mod loops;
+pub mod mounts;
+pub mod overlay;
+pub mod partitions;
+pub mod ranges;
+pub mod state;
+pub mod working;

@@ -1,0 +1,609 @@
+//! One lane: goes along its nodes with one working disk, and records what it finishes.
+//!
+//! It runs on a thread of its own and tells the engine's loop what happens. Nothing here decides
+//! what runs; that is the plan's.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use super::{End, Engine, Event};
+use crate::digest::{ObjectId, StateId};
+use crate::disk::capture::{self, FrozenOverlay};
+use crate::disk::import;
+use crate::disk::layer::{self, LayerIndex};
+use crate::disk::state::DiskState;
+use crate::execute::{self, Bench, Epoch, Fault, FaultKind, Outcome, SealedDisk, Task};
+use crate::files::{self, Context, Stamp};
+use crate::guest::Snapshot;
+use crate::inputs::{self, Input};
+use crate::key::Operation;
+use crate::output::{self, Description, Layer, Wanted};
+use crate::plan::{Actions, Node};
+use crate::progress::{StepDone, size};
+use crate::recipe::{FileBase, ScrubItem};
+use crate::seal::SealReport;
+use crate::store::objects::Readers;
+use crate::store::results::{ActionResult, Placement};
+use crate::store::work::ActionLock;
+use crate::store::{Data, LayerFiles};
+
+/// What a lane is to do.
+pub(super) enum Start {
+    /// Run nodes, from a state; without one the first node is a base.
+    Nodes {
+        /// The lane's number in the schedule.
+        lane: usize,
+        /// The nodes.
+        nodes: Vec<usize>,
+        /// The state that the first one stands on.
+        state: Option<StateId>,
+    },
+    /// Write outputs of a sealed state.
+    Outputs {
+        /// The seal's node.
+        seal: usize,
+        /// The sealed state.
+        state: StateId,
+    },
+}
+
+/// One lane of a build.
+pub(super) struct Lane<'a> {
+    pub(super) engine: &'a Engine<'a>,
+    pub(super) actions: &'a Actions,
+    pub(super) outputs: &'a [Wanted],
+    /// The outputs that have to be written.
+    pub(super) stale: BTreeSet<usize>,
+    pub(super) start: Start,
+    /// Which lane of the build this is, for its directory.
+    pub(super) number: usize,
+    /// The build's directory.
+    pub(super) work: &'a Path,
+    pub(super) sender: Sender<Event>,
+    /// The last state that it recorded itself.
+    pub(super) reached: Cell<Option<StateId>>,
+}
+
+/// Why a lane stops.
+enum Stop {
+    Replan,
+    Fault { node: Option<usize>, fault: Fault },
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Fault { node: None, fault }
+    }
+}
+
+fn host(error: &dyn miette::Diagnostic) -> Stop {
+    Fault::of(FaultKind::Host, error).into()
+}
+
+/// Makes a fault of a panic: the engine's loop waits for the end of every lane.
+fn caught(work: impl FnOnce() -> Result<(), Stop>) -> Result<(), Stop> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        let fault = Fault::new(
+            FaultKind::Host,
+            "kiln::engine::panicked",
+            format!("kiln itself failed: {text}"),
+        );
+        Err(fault.with_help("this is a bug in kiln; what was finished stays cached").into())
+    })
+}
+
+/// The disk of a lane between two nodes.
+struct Held {
+    /// The state that it is at; `None` before the base.
+    id: Option<StateId>,
+    /// The same state, for reading.
+    disk: DiskState,
+    /// The chain of the state, base first.
+    chain: Vec<LayerFiles>,
+    /// The working disk at that state, once one is needed.
+    bench: Option<Box<dyn Bench>>,
+}
+
+impl Lane<'_> {
+    /// Does what it is to do, and tells how it ended.
+    pub(super) fn run(self) {
+        let lane = match &self.start {
+            Start::Nodes { lane, .. } => *lane,
+            Start::Outputs { .. } => usize::MAX,
+        };
+        let directory = self.work.join(format!("lane-{}", self.number));
+        let result = files::make_directory(&directory, 0o700).map_err(|error| host(&error));
+        let result = result.and_then(|()| {
+            caught(|| match &self.start {
+                Start::Nodes { nodes, state, .. } => self.nodes(nodes, *state, &directory),
+                Start::Outputs { seal, state } => self.cached_outputs(*seal, *state, &directory),
+            })
+        });
+        let end = match result {
+            Ok(()) => End::Finished,
+            Err(Stop::Replan) => End::Replan,
+            Err(Stop::Fault { node, fault }) => self.judge(node, fault),
+        };
+        let _ = std::fs::remove_dir_all(&directory);
+        self.tell(Event::Ended { lane, end });
+    }
+
+    fn tell(&self, event: Event) {
+        // The loop outlives every lane.
+        let _ = self.sender.send(event);
+    }
+
+    /// A fault of a called-off build is none of the step's; a damaged layer is built again.
+    fn judge(&self, node: Option<usize>, fault: Fault) -> End {
+        if self.engine.interrupted.load(Ordering::SeqCst) {
+            return End::Replan;
+        }
+        if fault.kind == FaultKind::Damaged && self.drop_damaged() {
+            return End::Replan;
+        }
+        End::Failed { node, fault }
+    }
+
+    /// Drops the states below this lane whose objects are missing or not what their names say;
+    /// tells whether there were any.
+    fn drop_damaged(&self) -> bool {
+        let state = self.reached.get().or(match &self.start {
+            Start::Nodes { state, .. } => *state,
+            Start::Outputs { state, .. } => Some(*state),
+        });
+        let store = self.engine.store;
+        let Ok(results) = store.results() else { return false };
+        let mut dropped = false;
+        let mut next = state;
+        while let Some(state) = next {
+            let Some(placement) = results.placement(state) else { break };
+            let objects = [Some(placement.index), placement.data];
+            if objects.into_iter().flatten().any(|id| !store.objects().is_whole(id)) {
+                for id in objects.into_iter().flatten() {
+                    if !store.objects().is_whole(id) {
+                        // A damaged object under its name would be found again by the next build.
+                        let _ = store.objects().remove(id);
+                    }
+                }
+                dropped |= store.drop_state(state).is_ok();
+            }
+            next = placement.parent;
+        }
+        dropped
+    }
+
+    fn chain(&self, state: StateId) -> Result<Vec<LayerFiles>, Stop> {
+        let store = self.engine.store;
+        let results = store.results().map_err(|error| host(&error))?;
+        match store.chain(&results, state) {
+            Ok(chain) => Ok(chain),
+            Err(crate::store::StoreError::MissingLayer { state }) => {
+                store.drop_state(state).map_err(|error| host(&error))?;
+                Err(Stop::Replan)
+            }
+            Err(error) => Err(host(&error)),
+        }
+    }
+
+    fn open_state(chain: &[LayerFiles]) -> Result<DiskState, Stop> {
+        DiskState::open(chain).map_err(|error| Fault::of(FaultKind::Damaged, &error).into())
+    }
+
+    fn nodes(&self, nodes: &[usize], state: Option<StateId>, directory: &Path) -> Result<(), Stop> {
+        let chain = state.map_or(Ok(Vec::new()), |state| self.chain(state))?;
+        let disk = if chain.is_empty() { DiskState::blank(0) } else { Self::open_state(&chain)? };
+        let mut held = Held { id: state, disk, chain, bench: None };
+        for &number in nodes {
+            let node = &self.actions.nodes[number];
+            let result = caught(|| self.node(number, node, &mut held, directory));
+            result.map_err(|stop| match stop {
+                Stop::Fault { node: None, fault } => Stop::Fault { node: Some(number), fault },
+                stop => stop,
+            })?;
+        }
+        match held.bench.take() {
+            Some(bench) => bench.close().map_err(Stop::from),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs one node and records its result.
+    fn node(
+        &self,
+        number: usize,
+        node: &Node,
+        held: &mut Held,
+        directory: &Path,
+    ) -> Result<(), Stop> {
+        if self.engine.interrupted.load(Ordering::SeqCst) {
+            return Err(Stop::Replan);
+        }
+        self.tell(Event::Started { node: number });
+        let lock = self.lock(number, node)?;
+        let start = Instant::now();
+        let (outcome, layer) = match &node.action.operation {
+            Operation::Seal(scrub) => {
+                return self.seal(number, node, scrub, held, directory, start);
+            }
+            Operation::File(base) => (Outcome::default(), self.file_base(base, held, directory)?),
+            operation => {
+                let task = Self::task(node, operation, directory)?;
+                let outcome = self.perform(number, node, &task, held, directory)?;
+                let bench = held.bench.as_mut().ok_or(Stop::Replan)?;
+                let epoch = bench.snapshot(self.engine.options.verify_layers)?;
+                (outcome, self.store_epoch(&epoch, held, directory)?)
+            }
+        };
+        let parent = held.id;
+        let placement = Self::advance(held, layer)?;
+        let note = (!outcome.leftovers.is_empty())
+            .then(|| format!("ended what it left running: {}", outcome.leftovers.join(", ")));
+        let took = start.elapsed();
+        self.record(node, parent, &placement, outcome, None, took, directory)?;
+        drop(lock);
+        let done = StepDone { took, layer: placement.size, note };
+        self.tell(Event::Done { node: number, state: placement.state, done });
+        Ok(())
+    }
+
+    /// Lays a stored layer on the state that a lane holds, and compares the two where the disk was
+    /// hashed at rest.
+    fn advance(held: &mut Held, layer: Captured) -> Result<Placement, Stop> {
+        held.disk.push(&layer.files, layer.index).map_err(|error| host(&error))?;
+        held.chain.push(layer.files);
+        held.id = Some(layer.placement.state);
+        if let Some(digest) = layer.frozen {
+            Self::compare(held, digest)?;
+        }
+        Ok(layer.placement)
+    }
+
+    /// Takes the right to build a node, and looks whether another kiln built it meanwhile.
+    fn lock(&self, number: usize, node: &Node) -> Result<ActionLock, Stop> {
+        let store = self.engine.store;
+        let taken = ActionLock::try_take(store, node.key).map_err(|error| host(&error))?;
+        let lock = if let Some(lock) = taken {
+            lock
+        } else {
+            self.tell(Event::Waiting { node: number });
+            self.wait_for_lock(node)?
+        };
+        let results = store.results().map_err(|error| host(&error))?;
+        if results.of_action(node.key).is_empty() { Ok(lock) } else { Err(Stop::Replan) }
+    }
+
+    /// Looks again and again, so that the user can end the waiting.
+    fn wait_for_lock(&self, node: &Node) -> Result<ActionLock, Stop> {
+        loop {
+            if self.engine.interrupted.load(Ordering::SeqCst) {
+                return Err(Stop::Replan);
+            }
+            let taken = ActionLock::try_take(self.engine.store, node.key);
+            if let Some(lock) = taken.map_err(|error| host(&error))? {
+                return Ok(lock);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Takes private copies of a step's inputs, and makes it a task.
+    fn task(node: &Node, operation: &Operation, directory: &Path) -> Result<Task, Stop> {
+        Ok(match operation {
+            Operation::File(_) | Operation::Seal(_) => return Err(Stop::Replan),
+            Operation::Bootstrap(bootstrap) => Task::Bootstrap {
+                bootstrap: bootstrap.clone(),
+                seed: node.key.0,
+                timeout: node.timeout,
+            },
+            Operation::Step(kind) => {
+                let copies = directory.join(format!("inputs-{}", node.key.short()));
+                let mut count = 0;
+                let kind = kind.map_files(|input: &Input| {
+                    let place = copies.join(count.to_string());
+                    count += 1;
+                    files::make_directory(&place, 0o700).map_err(|error| host(&error))?;
+                    let path = inputs::snapshot(input, &place)
+                        .map_err(|error| Stop::from(Fault::of(FaultKind::Step, &error)))?;
+                    Ok::<_, Stop>(Snapshot { path })
+                })?;
+                Task::Step { kind, network: node.action.network, timeout: node.timeout }
+            }
+        })
+    }
+
+    fn perform(
+        &self,
+        number: usize,
+        node: &Node,
+        task: &Task,
+        held: &mut Held,
+        directory: &Path,
+    ) -> Result<Outcome, Stop> {
+        if let Task::Bootstrap { bootstrap, .. } = task {
+            held.disk = DiskState::blank(bootstrap.size);
+        }
+        let log = self.engine.store.log(node.key);
+        let bench = self.bench(held, directory)?;
+        Ok(bench.perform(task, &log, &mut self.lines(number))?)
+    }
+
+    /// The working disk at the state that the lane holds, opened if it is not yet.
+    fn bench<'h>(
+        &self,
+        held: &'h mut Held,
+        directory: &Path,
+    ) -> Result<&'h mut Box<dyn Bench>, Stop> {
+        if held.bench.is_none() {
+            let disk = directory.join("disk");
+            files::make_directory(&disk, 0o700).map_err(|error| host(&error))?;
+            let start = match held.id {
+                None => execute::Start::Blank(held.disk.virtual_size()),
+                Some(_) => execute::Start::State(held.chain.clone()),
+            };
+            held.bench = Some(self.engine.executor.open(&start, &disk)?);
+        }
+        held.bench.as_mut().ok_or(Stop::Replan)
+    }
+
+    /// Passes on what a node prints.
+    fn lines(&self, node: usize) -> impl FnMut(&str) + Send + 'static {
+        let sender = self.sender.clone();
+        move |line: &str| {
+            let _ = sender.send(Event::Line { node, line: line.to_owned() });
+        }
+    }
+
+    /// Makes a layer of a disk image of the workspace.
+    fn file_base(
+        &self,
+        base: &FileBase<Input>,
+        held: &mut Held,
+        directory: &Path,
+    ) -> Result<Captured, Stop> {
+        let bad = |error: &dyn miette::Diagnostic| Stop::from(Fault::of(FaultKind::Step, error));
+        let path = &base.file.path;
+        let raw = import::raw_disk(path, base.format, directory).map_err(|error| bad(&error))?;
+        held.disk = DiskState::blank(raw.size);
+        let file =
+            File::open(&raw.path).context("open", &raw.path).map_err(|error| host(&error))?;
+        let captured = self
+            .store_layer(directory, |sink| capture::import_raw(&file, &raw.path, raw.size, sink))?;
+        // The stamp is from before the file was hashed: what was taken in is what the key says.
+        if Stamp::of(path) != base.file.stamp {
+            return Err(bad(&inputs::InputError::Changed { path: path.clone() }));
+        }
+        Ok(captured)
+    }
+
+    fn store_epoch(&self, epoch: &Epoch, held: &Held, directory: &Path) -> Result<Captured, Stop> {
+        let file = File::open(&epoch.overlay).context("open", &epoch.overlay);
+        let file = file.map_err(|error| host(&error))?;
+        let overlay = FrozenOverlay { file: &file, path: &epoch.overlay };
+        let mut captured = self.store_layer(directory, |sink| {
+            capture::capture(&held.disk, held.id, &overlay, &epoch.changed, sink)
+        })?;
+        captured.frozen = epoch.digest;
+        Ok(captured)
+    }
+
+    /// Stores a layer's data, then its index. Nothing names them yet.
+    fn store_layer(
+        &self,
+        directory: &Path,
+        make: impl FnOnce(&mut capture::BlockSink<'_>) -> Result<LayerIndex, capture::CaptureError>,
+    ) -> Result<Captured, Stop> {
+        let objects = self.engine.store.objects();
+        let mut writer =
+            objects.writer(directory, "layer", Readers::Group).map_err(|error| host(&error))?;
+        let index = make(&mut |bytes| writer.write(bytes)).map_err(|error| match &error {
+            capture::CaptureError::State(_) => Fault::of(FaultKind::Damaged, &error).into(),
+            capture::CaptureError::File(_) => host(&error),
+        })?;
+        let size = writer.len();
+        let data = if writer.is_empty() {
+            writer.abandon().map_err(|error| host(&error))?;
+            None
+        } else {
+            Some(writer.finish().map_err(|error| host(&error))?)
+        };
+        let encoded = index.encode();
+        let state = layer::state_id(&encoded);
+        let id = objects.put(directory, &encoded, Readers::All).map_err(|error| host(&error))?;
+        let files = LayerFiles {
+            state,
+            index: objects.path(id),
+            data: data.map(|object| Data { object, path: objects.path(object) }),
+        };
+        let placement = Placement { state, parent: index.parent, index: id, data, size };
+        Ok(Captured { index, files, placement, frozen: None })
+    }
+
+    /// Reads the stored state afresh and compares it with the disk as it was at rest.
+    fn compare(held: &Held, frozen: crate::digest::Digest) -> Result<(), Stop> {
+        let fresh = Self::open_state(&held.chain)?;
+        let stored =
+            fresh.digest().map_err(|error| Stop::from(Fault::of(FaultKind::Damaged, &error)))?;
+        if stored == frozen {
+            return Ok(());
+        }
+        Err(Fault::new(
+            FaultKind::Host,
+            "kiln::engine::layer_differs",
+            "the stored layer is not what the disk held when it was frozen",
+        )
+        .with_help(
+            "nothing was recorded; this is a bug in kiln, or the host's memory or disk is failing",
+        )
+        .into())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a result has that many parts")]
+    fn record(
+        &self,
+        node: &Node,
+        parent: Option<StateId>,
+        placement: &Placement,
+        outcome: Outcome,
+        report: Option<ObjectId>,
+        took: Duration,
+        directory: &Path,
+    ) -> Result<(), Stop> {
+        let store = self.engine.store;
+        let manifest = serde_json::to_vec(&node.manifest).expect("a manifest is plain data");
+        let manifest = store.objects().put(directory, &manifest, Readers::All);
+        let result = ActionResult {
+            key: node.key,
+            parent,
+            state: placement.state,
+            impure: node.impure,
+            manifest: manifest.map_err(|error| host(&error))?,
+            report,
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            host: outcome.host,
+        };
+        store.record(Some(placement), &result).map_err(|error| host(&error))?;
+        self.reached.set(Some(placement.state));
+        Ok(())
+    }
+
+    /// The end of an image: the last writes, the layer, a second reading of that state by other
+    /// code, the record, the outputs.
+    fn seal(
+        &self,
+        number: usize,
+        node: &Node,
+        scrub: &BTreeSet<ScrubItem>,
+        held: &mut Held,
+        directory: &Path,
+        start: Instant,
+    ) -> Result<(), Stop> {
+        let log = self.engine.store.log(node.key);
+        self.bench(held, directory)?;
+        let bench = held.bench.take().ok_or(Stop::Replan)?;
+        let (report, mut resting) = bench.seal(scrub, &log, &mut self.lines(number))?;
+        let epoch = resting.snapshot(self.engine.options.verify_layers)?;
+        let layer = self.store_epoch(&epoch, held, directory)?;
+        resting.close()?;
+        let parent = held.id;
+        let placement = Self::advance(held, layer)?;
+
+        let mut sealed = self.open_sealed(&held.chain, directory)?;
+        let report = sealed.verify(report)?;
+        let bytes = serde_json::to_vec(&report).expect("a report is plain data");
+        let id = self.engine.store.objects().put(directory, &bytes, Readers::All);
+        let id = id.map_err(|error| host(&error))?;
+        let (took, outcome) = (start.elapsed(), Outcome::default());
+        self.record(node, parent, &placement, outcome, Some(id), took, directory)?;
+        let done = StepDone { took, layer: placement.size, note: Some(report.labels.to_string()) };
+        self.tell(Event::Done { node: number, state: placement.state, done });
+        self.write_outputs(number, placement.state, &report, &mut *sealed)?;
+        Ok(sealed.close()?)
+    }
+
+    fn open_sealed(
+        &self,
+        chain: &[LayerFiles],
+        directory: &Path,
+    ) -> Result<Box<dyn SealedDisk>, Stop> {
+        let disk = directory.join("sealed");
+        files::make_directory(&disk, 0o700).map_err(|error| host(&error))?;
+        Ok(self.engine.executor.open_sealed(chain, &disk)?)
+    }
+
+    fn cached_outputs(&self, seal: usize, state: StateId, directory: &Path) -> Result<(), Stop> {
+        let store = self.engine.store;
+        // Two kilns must not write one file at a time.
+        let _lock = self.wait_for_lock(&self.actions.nodes[seal])?;
+        let results = store.results().map_err(|error| host(&error))?;
+        let key = self.actions.nodes[seal].key;
+        let result = results.of_action(key).iter().find(|result| result.state == state);
+        let report = result.and_then(|result| result.report).ok_or(Stop::Replan)?;
+        let bytes = store.objects().read(report, 1 << 30);
+        let report = bytes.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let Some(report) = report else {
+            // A seal whose report is gone or damaged is made again.
+            store.drop_state(state).map_err(|error| host(&error))?;
+            return Err(Stop::Replan);
+        };
+        let mut sealed = self.open_sealed(&self.chain(state)?, directory)?;
+        self.write_outputs(seal, state, &report, &mut *sealed)?;
+        Ok(sealed.close()?)
+    }
+
+    /// Writes the outputs of every image that has this seal.
+    fn write_outputs(
+        &self,
+        seal: usize,
+        state: StateId,
+        report: &SealReport,
+        sealed: &mut dyn SealedDisk,
+    ) -> Result<(), Stop> {
+        let key = self.actions.nodes[seal].key;
+        for &number in &self.stale {
+            let wanted = &self.outputs[number];
+            if wanted.seal != key || wanted.is_current(self.engine.store) {
+                continue;
+            }
+            let start = Instant::now();
+            let temporary = wanted.temporary().map_err(|error| host(&error))?;
+            let path = temporary.path.clone();
+            let result = sealed.convert(wanted.format, &path).map_err(Stop::from).and_then(|()| {
+                let description = self.describe(wanted, state, report)?;
+                wanted
+                    .finish(self.engine.store, temporary, &description)
+                    .map_err(|error| host(&error))
+            });
+            if result.is_err() {
+                let _ = std::fs::remove_file(&path);
+            }
+            result?;
+            let bytes = std::fs::metadata(&wanted.path).map_or(0, |meta| meta.len());
+            let took = crate::progress::duration(start.elapsed());
+            let note = format!("  ({}, {took})", size(bytes));
+            self.tell(Event::Written { output: number, note });
+        }
+        Ok(())
+    }
+
+    fn describe<'a>(
+        &'a self,
+        wanted: &Wanted,
+        state: StateId,
+        report: &'a SealReport,
+    ) -> Result<Description<'a>, Stop> {
+        let chain = self.actions.chains.iter().find(|chain| chain.image == wanted.image);
+        let chain = chain.ok_or(Stop::Replan)?;
+        let nodes = chain.nodes.iter().chain([&chain.seal]).map(|&node| &self.actions.nodes[node]);
+        let layers = self
+            .chain(state)?
+            .into_iter()
+            .map(|files| Layer { state: files.state, data: files.data.map(|data| data.object) });
+        Ok(Description {
+            image: self.engine.image(wanted.image),
+            format: wanted.format.extension(),
+            kiln: env!("CARGO_PKG_VERSION"),
+            seal: wanted.seal,
+            state,
+            steps: nodes.map(|node| output::Step { name: &node.name, key: node.key }).collect(),
+            layers: layers.collect(),
+            report,
+        })
+    }
+}
+
+/// A layer whose objects are in the store.
+struct Captured {
+    index: LayerIndex,
+    files: LayerFiles,
+    placement: Placement,
+    /// The digest of the disk at rest, where it was asked for.
+    frozen: Option<crate::digest::Digest>,
+}

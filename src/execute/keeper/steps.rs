@@ -1,0 +1,349 @@
+//! How the keeper performs a step: file operations by itself, guest programs in a container.
+//!
+//! What a step means is `guest`'s; what a container is, `container`'s.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Keeper, confused, container_fault, guest_fault, host};
+use crate::execute::container::{self, Bind, Ended, Runtime, Setting, Status};
+use crate::execute::{Fault, FaultKind, Message, Outcome};
+use crate::files::{self, Context, FileError};
+use crate::guest::installed::{Package, parse_rpm};
+use crate::guest::root::FileAttributes;
+use crate::guest::{self, Guest, GuestRoot, Program, Snapshot};
+use crate::link::Link;
+use crate::recipe::StepKind;
+
+/// Lines of a failed step that its error shows.
+const SHOWN_LINES: usize = 12;
+/// Longest line that is passed on while a step runs, in bytes.
+const MAX_LINE: usize = 400;
+
+/// The log of one action, and the lines that are passed on as they come.
+pub(super) struct Log {
+    file: File,
+    /// What a program printed, where it is its answer.
+    kept: Option<Vec<u8>>,
+    line: Vec<u8>,
+    last: std::collections::VecDeque<String>,
+}
+
+impl Log {
+    pub(super) fn open(path: &Path) -> Result<Self, FileError> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o640)
+            .open(path)
+            .context("create", path)?;
+        let (line, last) = (Vec::new(), std::collections::VecDeque::new());
+        Ok(Self { file, kept: None, line, last })
+    }
+
+    /// Writes what a program printed; whole lines are passed on.
+    pub(super) fn bytes(&mut self, engine: &mut Link, bytes: &[u8]) {
+        // A log that cannot be written must not end a step whose image is fine.
+        let _ = self.file.write_all(bytes);
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(bytes);
+        }
+        for &byte in bytes {
+            if byte != b'\n' && byte != b'\r' {
+                if self.line.len() < MAX_LINE {
+                    self.line.push(byte);
+                }
+                continue;
+            }
+            let line = std::mem::take(&mut self.line);
+            self.pass_on(engine, &line);
+        }
+    }
+
+    fn pass_on(&mut self, engine: &mut Link, line: &[u8]) {
+        let text: String = String::from_utf8_lossy(line)
+            .chars()
+            .filter(|c| !c.is_control() || *c == '\t')
+            .collect();
+        if text.trim().is_empty() {
+            return;
+        }
+        // Nobody may be listening any more, which the next answer will find out.
+        let _ = engine.send(&Message::Line(text.clone()));
+        self.last.push_back(text);
+        if self.last.len() > SHOWN_LINES {
+            self.last.pop_front();
+        }
+    }
+
+    /// Writes a line of kiln's own.
+    pub(super) fn line(&mut self, engine: &mut Link, text: &str) {
+        self.bytes(engine, text.as_bytes());
+        self.bytes(engine, b"\n");
+    }
+
+    pub(super) fn excerpt(&self) -> String {
+        let mut text = String::new();
+        for line in &self.last {
+            text.push_str("\n  | ");
+            text.push_str(line);
+        }
+        text
+    }
+}
+
+impl Keeper {
+    pub(super) fn step(
+        &mut self,
+        kind: &StepKind<Snapshot>,
+        network: bool,
+        timeout: Duration,
+        log: &mut Log,
+        engine: &mut Link,
+    ) -> Result<Outcome, Fault> {
+        let path = self.mounted()?.root().to_owned();
+        let root = GuestRoot::open(&path).map_err(|error| guest_fault(&error))?;
+        let guest = Guest::inspect(&root).map_err(|error| guest_fault(&error))?;
+        let program = guest::program_for(&root, &guest, kind, network)
+            .map_err(|error| guest_fault(&error))?;
+        let Some(program) = program else {
+            guest::apply(&root, &guest, kind).map_err(|error| guest_fault(&error))?;
+            return Ok(Outcome::default());
+        };
+        let ended = self.run_program(&root, &program, network, timeout, log, engine)?;
+        self.judge(kind, &ended, timeout, log, network)?;
+        let host = self.runtime.iter().map(|runtime| runtime.version.clone()).collect();
+        Ok(Outcome { leftovers: ended.leftovers, host })
+    }
+
+    /// Turns the end of a step's program into its result.
+    fn judge(
+        &self,
+        kind: &StepKind<Snapshot>,
+        ended: &Ended,
+        timeout: Duration,
+        log: &Log,
+        network: bool,
+    ) -> Result<(), Fault> {
+        let keyword = kind.keyword();
+        let (code, what) = match ended.status {
+            Status::Exited(0) => return Ok(()),
+            Status::Exited(status) => {
+                ("kiln::execute::step_failed", format!("`{keyword}` ended with status {status}"))
+            }
+            Status::TimedOut => {
+                let running = match ended.leftovers.as_slice() {
+                    [] => String::new(),
+                    names => format!("; still running were {}", names.join(", ")),
+                };
+                let what =
+                    format!("`{keyword}` did not end within {} s{running}", timeout.as_secs());
+                ("kiln::execute::timed_out", what)
+            }
+            Status::Killed => (
+                "kiln::execute::killed",
+                format!("`{keyword}` was killed, most likely for lack of memory"),
+            ),
+        };
+        let full = self.mounted.as_ref().and_then(full_system);
+        let help = match (ended.status, full) {
+            (_, Some(system)) => Some(format!(
+                "the guest's file system `{system}` is full: give the base a larger `size`"
+            )),
+            (Status::TimedOut, None) => Some("give the step a longer `timeout`".to_owned()),
+            (Status::Exited(_), None) if !network && mentions_network(&log.last) => {
+                Some("the step has no network; give it `network=#true` if it needs it".to_owned())
+            }
+            _ => None,
+        };
+        let fault = Fault::new(FaultKind::Step, code, format!("{what}{}", log.excerpt()));
+        Err(match help {
+            Some(help) => fault.with_help(help),
+            None => fault,
+        })
+    }
+
+    /// Runs a guest program with everything put in place that it may see, and takes it away again.
+    pub(super) fn run_program(
+        &mut self,
+        root: &GuestRoot,
+        program: &Program,
+        network: bool,
+        timeout: Duration,
+        log: &mut Log,
+        engine: &mut Link,
+    ) -> Result<Ended, Fault> {
+        let runtime = match &self.runtime {
+            Some(runtime) => runtime.clone(),
+            None => Runtime::find().map_err(|error| container_fault(&error))?,
+        };
+        self.runtime = Some(runtime.clone());
+        self.programs += 1;
+        let scratch = self.directory.join(format!("program-{}", self.programs));
+        files::make_directory(&scratch.join("run"), 0o755).map_err(|error| host(&error))?;
+        if let Some(script) = &program.script {
+            let path = scratch.join("run/script");
+            container::place_script(&path, script).map_err(|error| host(&error))?;
+        }
+        let mut binds = scratch_binds(root, program, &scratch).map_err(|error| host(&error))?;
+        let mut placed = Placed { root, paths: Vec::new() };
+        for file in &program.temporary {
+            placed.put(file.path.as_str(), &file.content, file.mode)?;
+        }
+        if network {
+            placed.put("/etc/resolv.conf", b"", 0o644)?;
+            binds.extend(network_binds(root));
+        }
+        let (nodes, links) = (self.device()?.nodes(), self.links());
+        let cgroup = format!("{}-{}", self.name.replace(':', "-"), self.programs);
+        let mounted = self.mounted.as_ref().ok_or_else(confused)?;
+        let setting = Setting {
+            runtime: &runtime,
+            root: mounted.root(),
+            scratch: &scratch,
+            nodes: &nodes,
+            links: &links,
+            binds: &binds,
+            network,
+            cgroup: &cgroup,
+            timeout,
+        };
+        let mut environment = program.env.clone();
+        if network {
+            environment.extend(proxies());
+        }
+        let parent = engine.duplicate().context("share", Path::new("the connection"));
+        let parent = parent.map_err(|error| host(&error))?;
+        let stdin = program.stdin.as_deref();
+        let ended = container::run(
+            &setting,
+            &program.argv,
+            &environment,
+            stdin,
+            parent.as_fd(),
+            &mut |bytes| log.bytes(engine, bytes),
+        );
+        let taken = placed.take_away();
+        let _ = fs::remove_dir_all(&scratch);
+        let ended = ended.map_err(|error| container_fault(&error))?;
+        taken?;
+        if ended.output_cut {
+            log.line(engine, "[kiln: the rest of the output was cut]");
+        }
+        if !ended.leftovers.is_empty() && ended.status != Status::TimedOut {
+            let names = ended.leftovers.join(", ");
+            log.line(engine, &format!("[kiln: ended what the step left running: {names}]"));
+        }
+        Ok(ended)
+    }
+
+    /// The packages of a guest whose database only its own `rpm` can read.
+    pub(super) fn packages_of_rpm(
+        &mut self,
+        log: &mut Log,
+        engine: &mut Link,
+    ) -> Result<Vec<Package>, Fault> {
+        let path = self.mounted()?.root().to_owned();
+        let root = GuestRoot::open(&path).map_err(|error| guest_fault(&error))?;
+        let guest = Guest::inspect(&root).map_err(|error| guest_fault(&error))?;
+        let found =
+            guest::installed::installed(&root, &guest).map_err(|error| guest_fault(&error))?;
+        let program = match found {
+            guest::installed::Installed::List(list) => return Ok(list),
+            guest::installed::Installed::Ask(program) => program,
+        };
+        let timeout = Duration::from_mins(5);
+        log.kept = Some(Vec::new());
+        let ended = self.run_program(&root, &program, false, timeout, log, engine)?;
+        if ended.status != Status::Exited(0) || ended.output_cut {
+            let message = format!("the guest's `rpm` could not list its packages{}", log.excerpt());
+            return Err(Fault::new(FaultKind::Step, "kiln::seal::packages", message));
+        }
+        Ok(parse_rpm(&log.kept.take().unwrap_or_default()))
+    }
+}
+
+/// Empty directories of the host in place of those whose content is not to be in a layer.
+fn scratch_binds(
+    root: &GuestRoot,
+    program: &Program,
+    scratch: &Path,
+) -> Result<Vec<Bind>, FileError> {
+    let mut binds = Vec::new();
+    for (number, path) in program.scratch.iter().enumerate() {
+        if !root.is_directory(path.as_str()) {
+            continue;
+        }
+        let source = scratch.join(format!("scratch-{number}"));
+        files::make_directory(&source, 0o755)?;
+        binds.push(Bind { source, target: PathBuf::from(path.as_str()), read_only: false });
+    }
+    Ok(binds)
+}
+
+/// The host's resolver configuration and host names.
+fn network_binds(root: &GuestRoot) -> Vec<Bind> {
+    let file = |path: &str| Bind { source: path.into(), target: path.into(), read_only: true };
+    let mut binds = vec![file("/etc/resolv.conf")];
+    if root.is_file("/etc/hosts") && Path::new("/etc/hosts").exists() {
+        binds.push(file("/etc/hosts"));
+    }
+    binds
+}
+
+/// The host's proxies, which say how to reach the network and not what to get from it.
+fn proxies() -> Vec<(String, String)> {
+    let names = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy"];
+    names
+        .iter()
+        .filter_map(|name| std::env::var(name).ok().map(|value| ((*name).to_owned(), value)))
+        .collect()
+}
+
+/// Files that are in the guest only while a program runs.
+struct Placed<'a> {
+    root: &'a GuestRoot,
+    paths: Vec<PathBuf>,
+}
+
+impl Placed<'_> {
+    /// Puts a file where nothing is, not even a dangling link.
+    fn put(&mut self, path: &str, content: &[u8], mode: u32) -> Result<(), Fault> {
+        let fault = |error| guest_fault(&error);
+        if self.root.lstat(path).map_err(fault)?.is_some() {
+            return Ok(());
+        }
+        let attributes = FileAttributes { mode: Some(mode), ..FileAttributes::default() };
+        self.root.write_atomic(path, content, attributes).map_err(fault)?;
+        self.paths.push(PathBuf::from(path));
+        Ok(())
+    }
+
+    fn take_away(self) -> Result<(), Fault> {
+        for path in &self.paths {
+            let place = self.root.place("remove", path).map_err(|error| guest_fault(&error))?;
+            place.unlink("remove").map_err(|error| guest_fault(&error))?;
+        }
+        Ok(())
+    }
+}
+
+/// The first file system of a guest that has no room left.
+fn full_system(mounted: &crate::disk::mounts::Mounted) -> Option<String> {
+    mounted.directories().find_map(|(place, directory)| {
+        let stat = rustix::fs::fstatvfs(directory).ok()?;
+        let bytes = stat.f_bavail * stat.f_frsize < 1 << 20;
+        let inodes = stat.f_files > 0 && stat.f_favail == 0;
+        (bytes || inodes).then(|| place.target.to_string())
+    })
+}
+
+fn mentions_network(lines: &std::collections::VecDeque<String>) -> bool {
+    let signs = ["resolve", "Network is unreachable", "Connection refused", "Name or service"];
+    lines.iter().any(|line| signs.iter().any(|sign| line.contains(sign)))
+}

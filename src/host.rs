@@ -1,0 +1,208 @@
+//! What kiln needs of its host, and which package brings it.
+//!
+//! One table serves `kiln doctor`, the check before a build, and the errors that name a package.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// What something of the host is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Every build.
+    Build,
+    /// A base that is bootstrapped from packages.
+    Bootstrap,
+    /// Kiln's own tests.
+    Test,
+}
+
+/// A program that kiln runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tool {
+    /// The program; any of several will do.
+    pub programs: &'static [&'static str],
+    /// What it is needed for.
+    pub purpose: Purpose,
+    /// Debian's and Ubuntu's package.
+    pub debian: &'static str,
+    /// Fedora's and RHEL's package.
+    pub fedora: &'static str,
+    /// openSUSE's package.
+    pub suse: &'static str,
+}
+
+/// A feature of the kernel that kiln uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Feature {
+    /// Its name.
+    pub name: &'static str,
+    /// A path that is there where the feature is.
+    pub path: &'static str,
+    /// What to do where it is not.
+    pub remedy: &'static str,
+}
+
+const fn tool(
+    programs: &'static [&'static str],
+    purpose: Purpose,
+    debian: &'static str,
+    fedora: &'static str,
+    suse: &'static str,
+) -> Tool {
+    Tool { programs, purpose, debian, fedora, suse }
+}
+
+/// Every program that kiln or its tests run.
+pub const TOOLS: &[Tool] = &[
+    tool(&["crun", "runc"], Purpose::Build, "runc", "runc", "runc"),
+    tool(&["qemu-img"], Purpose::Build, "qemu-utils", "qemu-img", "qemu-img"),
+    tool(&["sfdisk"], Purpose::Build, "fdisk", "util-linux", "util-linux"),
+    tool(&["blkid"], Purpose::Build, "util-linux", "util-linux", "util-linux"),
+    tool(&["mmdebstrap"], Purpose::Bootstrap, "mmdebstrap", "mmdebstrap", "mmdebstrap"),
+    tool(&["mkfs.ext4"], Purpose::Bootstrap, "e2fsprogs", "e2fsprogs", "e2fsprogs"),
+    tool(&["e2fsck"], Purpose::Test, "e2fsprogs", "e2fsprogs", "e2fsprogs"),
+    tool(
+        &["qemu-system-x86_64"],
+        Purpose::Test,
+        "qemu-system-x86",
+        "qemu-system-x86-core",
+        "qemu-x86",
+    ),
+    tool(&["setfiles"], Purpose::Test, "policycoreutils", "policycoreutils", "policycoreutils"),
+    tool(&["python3"], Purpose::Test, "python3", "python3", "python3"),
+    tool(&["getfattr"], Purpose::Test, "attr", "attr", "attr"),
+    tool(&["mkfs.xfs"], Purpose::Test, "xfsprogs", "xfsprogs", "xfsprogs"),
+    tool(&["mkfs.btrfs"], Purpose::Test, "btrfs-progs", "btrfs-progs", "btrfsprogs"),
+];
+
+/// Every feature of the kernel that kiln uses.
+pub const FEATURES: &[Feature] = &[
+    Feature { name: "FUSE", path: "/dev/fuse", remedy: "load it with `modprobe fuse`" },
+    Feature {
+        name: "loop devices",
+        path: "/dev/loop-control",
+        remedy: "load them with `modprobe loop`",
+    },
+    Feature {
+        name: "control groups",
+        path: "/sys/fs/cgroup/cgroup.controllers",
+        remedy: "mount them on `/sys/fs/cgroup`",
+    },
+];
+
+impl fmt::Display for Tool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`", self.programs.join("` or `"))
+    }
+}
+
+impl Tool {
+    /// Where the program is; `None` where it is not installed.
+    #[must_use]
+    pub fn find(&self) -> Option<PathBuf> {
+        let fits = |program: &&&str| **program != "crun" || !has_hybrid_groups();
+        self.programs.iter().filter(fits).find_map(|program| find_program(program))
+    }
+
+    /// The package that brings it on this host.
+    #[must_use]
+    pub fn package(&self, installer: Installer) -> &'static str {
+        match installer {
+            Installer::Apt => self.debian,
+            Installer::Dnf => self.fedora,
+            Installer::Zypper => self.suse,
+        }
+    }
+}
+
+impl Feature {
+    /// Whether the kernel has it.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        // With both versions of control groups, or the first alone, another file is there.
+        Path::new(self.path).exists()
+            || self.name == "control groups" && Path::new("/sys/fs/cgroup/pids").exists()
+    }
+}
+
+/// The package manager of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Installer {
+    /// Debian's and Ubuntu's.
+    Apt,
+    /// Fedora's and RHEL's.
+    Dnf,
+    /// openSUSE's.
+    Zypper,
+}
+
+impl Installer {
+    /// This host's package manager; `None` for one that kiln does not know.
+    #[must_use]
+    pub fn of_host() -> Option<Self> {
+        [("apt-get", Self::Apt), ("dnf", Self::Dnf), ("zypper", Self::Zypper)]
+            .into_iter()
+            .find(|(program, _)| find_program(program).is_some())
+            .map(|(_, installer)| installer)
+    }
+
+    /// The commands that install packages, in order.
+    #[must_use]
+    pub fn commands(self, packages: &[&str]) -> Vec<Vec<String>> {
+        let with = |words: &[&str]| {
+            words.iter().chain(packages).map(|word| (*word).to_owned()).collect::<Vec<_>>()
+        };
+        match self {
+            Self::Apt => vec![
+                ["apt-get", "-q", "update"].map(str::to_owned).to_vec(),
+                with(&["apt-get", "-q", "-y", "--no-install-recommends", "install"]),
+            ],
+            Self::Dnf => vec![with(&["dnf", "-y", "install"])],
+            Self::Zypper => vec![with(&["zypper", "--non-interactive", "install"])],
+        }
+    }
+}
+
+/// Whether the controllers of this host are split between both versions of control groups, which
+/// `crun` refuses.
+#[must_use]
+pub fn has_hybrid_groups() -> bool {
+    Path::new("/sys/fs/cgroup/unified").exists()
+}
+
+/// Whether kiln's disk server can be kept from waiting for its own disk when memory runs out
+/// (`PR_SET_IO_FLUSHER`, which needs `CAP_SYS_RESOURCE`).
+#[must_use]
+pub fn can_flush_safely() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    effective.is_some_and(|set| set & 1 << CAP_SYS_RESOURCE != 0)
+}
+
+/// What every build needs and this host lacks.
+#[must_use]
+pub fn missing_for_build() -> Vec<Tool> {
+    missing(&[Purpose::Build])
+}
+
+/// What is needed for some purposes and this host lacks.
+#[must_use]
+pub fn missing(purposes: &[Purpose]) -> Vec<Tool> {
+    TOOLS
+        .iter()
+        .filter(|tool| purposes.contains(&tool.purpose) && tool.find().is_none())
+        .copied()
+        .collect()
+}
+
+fn find_program(name: &str) -> Option<PathBuf> {
+    // Also where root's programs are, which a user's path often lacks.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let known = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(known)
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
+}

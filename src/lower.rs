@@ -1,0 +1,235 @@
+//! KDL tree to recipe: values are checked, and every mistake is collected.
+//!
+//! Knows one file at a time. Names of steps and images are left for `graph` to resolve.
+
+mod base;
+mod fields;
+mod shape;
+mod step;
+pub mod table;
+mod value;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use kdl::KdlDocument;
+
+use self::fields::{Context, Fields, known_nodes};
+use self::table::Word;
+use crate::mistake::Mistake;
+use crate::name::ImageName;
+use crate::recipe::{Image, Output, OutputFormat, Scrub, ScrubItem};
+use crate::source::{FileId, Sources, Span, Spanned};
+
+/// What `kiln.kdl` says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Where the store is, as written.
+    pub store: Option<PathBuf>,
+    /// How many images are built at a time.
+    pub jobs: Option<usize>,
+}
+
+fn context(sources: &Sources, file: FileId) -> Context<'_> {
+    let source = sources.file(file);
+    let directory = source.path.parent().unwrap_or(Path::new(""));
+    Context { file, directory, text: &source.text, mistakes: Vec::new() }
+}
+
+/// The images of one recipe file, and its mistakes.
+///
+/// What is wrong is replaced by something harmless where it can be, so that `graph` can find more
+/// mistakes in the rest: with any mistake the images must not be built.
+#[must_use]
+pub fn recipe(
+    document: &KdlDocument,
+    file: FileId,
+    sources: &Sources,
+) -> (Vec<Image>, Vec<Mistake>) {
+    let mut cx = context(sources, file);
+    let known: Vec<&'static Word> = table::RECIPE.iter().collect();
+    let mut images = Vec::new();
+    for (node, word) in known_nodes(&mut cx, document, "a recipe", &known) {
+        let fields = Fields::read(&mut cx, node, word);
+        images.extend(image(&mut cx, &fields));
+    }
+    (images, cx.mistakes)
+}
+
+/// The settings of `kiln.kdl`, and its mistakes.
+#[must_use]
+pub fn settings(
+    document: &KdlDocument,
+    file: FileId,
+    sources: &Sources,
+) -> (Settings, Vec<Mistake>) {
+    let mut cx = context(sources, file);
+    let known: Vec<&'static Word> = table::SETTINGS.iter().collect();
+    let mut settings = Settings::default();
+    let mut seen = Vec::new();
+    for (node, word) in known_nodes(&mut cx, document, "`kiln.kdl`", &known) {
+        let fields = Fields::read(&mut cx, node, word);
+        only_once(&mut cx, &mut seen, &fields);
+        if word.keyword == "store" {
+            settings.store = fields.one("path").or(settings.store);
+        } else {
+            let count = fields.one::<u64>("count").and_then(|count| count.try_into().ok());
+            settings.jobs = count.or(settings.jobs);
+        }
+    }
+    (settings, cx.mistakes)
+}
+
+/// Reports a node whose keyword was seen before.
+fn only_once(cx: &mut Context<'_>, seen: &mut Vec<(&'static str, Span)>, fields: &Fields<'_>) {
+    let keyword = fields.word.keyword;
+    if let Some((_, first)) = seen.iter().find(|(known, _)| *known == keyword) {
+        let message = format!("`{keyword}` is written twice");
+        cx.push(
+            Mistake::at(fields.span, "kiln::lower::duplicate_node", message, "written again")
+                .and(*first, "first written here")
+                .help("remove one of them"),
+        );
+    } else {
+        seen.push((keyword, fields.span));
+    }
+}
+
+/// An image; `None` if it has no usable name.
+fn image(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<Image> {
+    let name = fields.one::<Spanned<ImageName>>("name");
+    let owner = match &name {
+        Some(name) => format!("the image `{}`", name.value),
+        None => "an image".to_owned(),
+    };
+    let known: Vec<&'static Word> = fields.word.children().collect();
+    let nodes = match fields.node.children() {
+        Some(block) => known_nodes(cx, block, &owner, &known),
+        None => Vec::new(),
+    };
+    let (mut base, mut steps, mut scrub) = (None, Vec::new(), Scrub::default());
+    let (mut outputs, mut seen) = (Vec::new(), Vec::new());
+    for (node, word) in nodes {
+        let inner = Fields::read(cx, node, word);
+        match word.keyword {
+            "base" => {
+                only_once(cx, &mut seen, &inner);
+                let lowered = base::lower(cx, &inner).unwrap_or_else(base::placeholder);
+                base.get_or_insert(Spanned { value: lowered, span: cx.whole(node) });
+            }
+            "scrub" => {
+                only_once(cx, &mut seen, &inner);
+                scrub = lower_scrub(cx, &inner);
+            }
+            "output" => outputs.extend(output(cx, &inner)),
+            _ => steps.push(step::lower(cx, &inner)),
+        }
+    }
+    let tried = fields.node.children().is_some_and(|block| block.get("base").is_some());
+    if base.is_none() && !tried {
+        let span = name.as_ref().map_or(fields.span, |name| name.span);
+        let help = "write `base bootstrap \"bookworm\"`, `base file \"disk.qcow2\"` or `base image \
+                    \"other\"` in its block";
+        cx.push(
+            Mistake::at(
+                span,
+                "kiln::lower::missing_base",
+                format!("{owner} has no base"),
+                "what does its disk start from?",
+            )
+            .help(help),
+        );
+    }
+    if outputs.is_empty() {
+        let format = OutputFormat::Qcow2 { compress: false };
+        outputs.push(Output { format, path: None, span: cx.whole(fields.node) });
+    }
+    let span = cx.whole(fields.node);
+    Some(Image {
+        name: name?,
+        base: base.unwrap_or_else(|| Spanned { value: base::placeholder(), span }),
+        steps,
+        scrub,
+        outputs,
+    })
+}
+
+fn lower_scrub(cx: &mut Context<'_>, fields: &Fields<'_>) -> Scrub {
+    let mut keep = BTreeSet::new();
+    if let Some(block) = fields.node.children() {
+        let known: Vec<&'static Word> = fields.word.children().collect();
+        for (node, word) in known_nodes(cx, block, "`scrub`", &known) {
+            let inner = Fields::read(cx, node, word);
+            keep.extend(inner.many::<&'static str>("item").unwrap_or_default());
+        }
+    }
+    let items = ScrubItem::ALL.into_iter().filter(|item| !keep.contains(item.keyword()));
+    Scrub { items: items.collect() }
+}
+
+/// An output; `None` if its path is wrong, as its default path would only be in the way.
+fn output(cx: &Context<'_>, fields: &Fields<'_>) -> Option<Output> {
+    let path = fields.property("path");
+    if path.is_none() && fields.written("path").is_some() {
+        return None;
+    }
+    let format = match fields.word.form {
+        Some("raw") => OutputFormat::Raw,
+        _ => OutputFormat::Qcow2 { compress: fields.property("compress").unwrap_or(false) },
+    };
+    Some(Output { format, path, span: cx.whole(fields.node) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lowered(text: &str) -> (Vec<Image>, Vec<Mistake>) {
+        let mut sources = Sources::default();
+        let path = PathBuf::from("recipes/a.kdl");
+        let (file, document) = crate::parse::read(&mut sources, path, text.as_bytes());
+        recipe(&document.unwrap(), file, &sources)
+    }
+
+    #[test]
+    fn every_word_of_the_table_is_lowered_from_its_own_example() {
+        for word in table::STEPS {
+            let more = match word.keyword {
+                "password" => " locked=#true",
+                "ssh-inject" => " key=\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ\"",
+                _ => "",
+            };
+            let step = fields::usage(word);
+            let text = format!("image \"i\" {{\nbase file \"a\"\n{step}{more}\n}}");
+            let (images, mistakes) = lowered(&text);
+            assert_eq!(mistakes, [], "{step}");
+            assert_eq!(images[0].steps[0].kind.keyword(), word.keyword);
+        }
+        for word in table::BASES {
+            let (images, mistakes) =
+                lowered(&format!("image \"i\" {{\n{}\n}}", fields::usage(word)));
+            assert_eq!(mistakes, [], "{}", word.title());
+            assert_eq!(images.len(), 1);
+        }
+    }
+
+    #[test]
+    fn defaults_are_what_the_book_says() {
+        let (images, mistakes) = lowered(
+            "image \"i\" { base bootstrap \"bookworm\"; install \"a\"; uninstall \"a\"; write \"/a\" \"b\"; }",
+        );
+        assert_eq!(mistakes, []);
+        let image = &images[0];
+        let crate::recipe::Base::Bootstrap(base) = &image.base.value else { panic!("bootstrap") };
+        assert_eq!((base.size, base.variant.as_str()), (4 << 30, "important"));
+        assert_eq!(base.components, ["main"]);
+        assert_eq!(
+            image.steps.iter().map(|step| step.network).collect::<Vec<_>>(),
+            [true, false, false]
+        );
+        let crate::recipe::StepKind::Write(write) = &image.steps[2].kind else { panic!("write") };
+        assert_eq!(write.content, "b\n");
+        assert_eq!(image.outputs[0].file(&image.name.value), PathBuf::from("out/i.qcow2"));
+        assert_eq!(image.scrub, Scrub::default());
+    }
+}

@@ -1,0 +1,545 @@
+//! The words of a recipe: every node with its arguments, properties and inner nodes.
+//!
+//! Lowering checks each node against this table, and nothing else says what may be written; what a
+//! node then *becomes* is not known here.
+
+use crate::recipe::ScrubItem;
+
+/// What a value must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text without NUL.
+    Text,
+    /// A text of any characters: the content of a file.
+    Content,
+    /// A script: a text that is not empty.
+    Script,
+    /// A text of one line.
+    Line,
+    /// `#true` or `#false`.
+    Flag,
+    /// A whole number of at least one.
+    Count,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// The name of an image.
+    ImageName,
+    /// The name of a step.
+    StepName,
+    /// An absolute path in the guest.
+    GuestPath,
+    /// An absolute path in the guest other than `/`.
+    GuestFile,
+    /// An absolute path in the guest whose components may hold wildcards.
+    Pattern,
+    /// A file or directory of the workspace, relative to the recipe's directory.
+    LocalPath,
+    /// A path relative to the workspace root, inside it.
+    WorkspacePath,
+    /// A path on the host.
+    HostPath,
+    /// Permission bits: an octal text such as "0644".
+    Mode,
+    /// A user or a group, by name or number.
+    Owner,
+    /// "user", "user:group" or ":group".
+    Owners,
+    /// The name of a user.
+    User,
+    /// The name of a package.
+    Package,
+    /// The address of a package mirror.
+    Mirror,
+    /// The name of a suite or of an archive's component.
+    ArchiveWord,
+    /// A number of bytes such as "4G", a multiple of 1 MiB.
+    Size,
+    /// A period such as "24h".
+    Period,
+    /// A host name.
+    Hostname,
+    /// A time zone such as "Europe/Vienna".
+    Timezone,
+    /// A hashed password.
+    PasswordHash,
+    /// A password.
+    Password,
+    /// An SSH public key.
+    PublicKey,
+    /// What a symbolic link points to.
+    LinkTarget,
+}
+
+impl Kind {
+    /// What is expected, with its article.
+    #[must_use]
+    pub fn expected(self) -> &'static str {
+        match self {
+            Self::Text | Self::Content => "a text",
+            Self::Line => "a line of text",
+            Self::Script => "the text of a script",
+            Self::Flag => "`#true` or `#false`",
+            Self::Count => "a number of at least 1",
+            Self::Choice(_) => "one of some words",
+            Self::ImageName => "the name of an image",
+            Self::StepName => "the name of a step",
+            Self::GuestPath | Self::GuestFile => "an absolute path in the guest",
+            Self::Pattern => "an absolute path in the guest, perhaps with wildcards",
+            Self::LocalPath => "a path relative to the recipe",
+            Self::WorkspacePath => "a path relative to the workspace",
+            Self::HostPath => "a path",
+            Self::Mode => "an octal mode in quotes",
+            Self::Owner => "a user or group",
+            Self::Owners => "a user, a group, or both",
+            Self::User => "the name of a user",
+            Self::Package => "the name of a package",
+            Self::Mirror => "the address of a mirror",
+            Self::ArchiveWord => "the name of a suite or component",
+            Self::Size => "a size in quotes",
+            Self::Period => "a period in quotes",
+            Self::Hostname => "a host name",
+            Self::Timezone => "a time zone",
+            Self::PasswordHash => "a hashed password",
+            Self::Password => "a password",
+            Self::PublicKey => "an SSH public key",
+            Self::LinkTarget => "the target of a link",
+        }
+    }
+
+    /// How such a value is written.
+    #[must_use]
+    pub fn example(self) -> &'static str {
+        match self {
+            Self::Text | Self::Content | Self::Line => "\"text\"",
+            Self::Script => "\"systemctl enable nginx\"",
+            Self::Flag => "#true",
+            Self::Count => "2",
+            Self::Choice(words) => words.first().copied().unwrap_or_default(),
+            Self::ImageName => "\"debian-web\"",
+            Self::StepName => "\"base-tools\"",
+            Self::GuestPath => "\"/srv\"",
+            Self::GuestFile => "\"/etc/motd\"",
+            Self::Pattern => "\"/tmp/*\"",
+            Self::LocalPath => "\"files/nginx.conf\"",
+            Self::WorkspacePath => "\"out/web.qcow2\"",
+            Self::HostPath => "\"cache\"",
+            Self::Mode => "\"0644\"",
+            Self::Owner | Self::User => "\"www-data\"",
+            Self::Owners => "\"www-data:www-data\"",
+            Self::Package => "\"nginx\"",
+            Self::Mirror => "\"http://deb.debian.org/debian\"",
+            Self::ArchiveWord => "\"main\"",
+            Self::Size => "\"4G\"",
+            Self::Period => "\"24h\"",
+            Self::Hostname => "\"web\"",
+            Self::Timezone => "\"Europe/Vienna\"",
+            Self::PasswordHash => "\"$6$…\"",
+            Self::Password => "\"correct horse\"",
+            Self::PublicKey => "\"ssh-ed25519 AAAA… admin\"",
+            Self::LinkTarget => "\"/usr/bin/vim\"",
+        }
+    }
+}
+
+/// How often an argument may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Times {
+    /// Once.
+    Once,
+    /// Once or more; only the last argument of a node.
+    Some,
+    /// Any number of times; only the last argument of a node.
+    Any,
+}
+
+/// One argument of a node, by its position.
+#[derive(Debug, Clone, Copy)]
+pub struct Argument {
+    /// Its name in the documentation.
+    pub name: &'static str,
+    /// What it must be.
+    pub kind: Kind,
+    /// How often it may be written.
+    pub times: Times,
+    /// How it is written here, where that says more than the kind's own example.
+    pub written: Option<&'static str>,
+}
+
+impl Argument {
+    /// How such an argument is written.
+    #[must_use]
+    pub fn example(&self) -> &'static str {
+        self.written.unwrap_or(self.kind.example())
+    }
+
+    const fn like(self, written: &'static str) -> Self {
+        Self { written: Some(written), ..self }
+    }
+}
+
+/// One property of a node.
+#[derive(Debug, Clone, Copy)]
+pub struct Property {
+    /// Its name.
+    pub name: &'static str,
+    /// What it must be.
+    pub kind: Kind,
+    /// What it means, in one line.
+    pub doc: &'static str,
+}
+
+/// One node.
+#[derive(Debug, Clone, Copy)]
+pub struct Word {
+    /// The node's name.
+    pub keyword: &'static str,
+    /// Its first argument, where that decides what else may be written (`base file …`).
+    pub form: Option<&'static str>,
+    /// Its further arguments, in their order.
+    pub arguments: &'static [Argument],
+    /// Its properties.
+    pub properties: &'static [&'static [Property]],
+    /// The nodes in its block, as groups.
+    pub children: &'static [&'static [Word]],
+    /// What it means, in one line.
+    pub doc: &'static str,
+}
+
+impl Word {
+    /// All properties of the node.
+    pub fn properties(&self) -> impl Iterator<Item = &'static Property> {
+        self.properties.iter().copied().flatten()
+    }
+
+    /// All nodes that may stand in the node's block.
+    pub fn children(&self) -> impl Iterator<Item = &'static Word> {
+        self.children.iter().copied().flatten()
+    }
+
+    /// The node as it is written, such as `base "file"`.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match self.form {
+            Some(form) => format!("{} {form}", self.keyword),
+            None => self.keyword.to_owned(),
+        }
+    }
+}
+
+const fn once(name: &'static str, kind: Kind) -> Argument {
+    Argument { name, kind, times: Times::Once, written: None }
+}
+
+const fn some(name: &'static str, kind: Kind) -> Argument {
+    Argument { name, kind, times: Times::Some, written: None }
+}
+
+const fn any(name: &'static str, kind: Kind) -> Argument {
+    Argument { name, kind, times: Times::Any, written: None }
+}
+
+const fn property(name: &'static str, kind: Kind, doc: &'static str) -> Property {
+    Property { name, kind, doc }
+}
+
+const fn leaf(keyword: &'static str, arguments: &'static [Argument], doc: &'static str) -> Word {
+    Word { keyword, form: None, arguments, properties: &[], children: &[], doc }
+}
+
+const fn form(
+    keyword: &'static str,
+    form: &'static str,
+    arguments: &'static [Argument],
+    properties: &'static [&'static [Property]],
+    children: &'static [&'static [Word]],
+    doc: &'static str,
+) -> Word {
+    Word { keyword, form: Some(form), arguments, properties, children, doc }
+}
+
+const fn step(
+    keyword: &'static str,
+    arguments: &'static [Argument],
+    properties: &'static [&'static [Property]],
+    doc: &'static str,
+) -> Word {
+    Word { keyword, form: None, arguments, properties, children: &[AFTER], doc }
+}
+
+const AFTER: &[Word] =
+    &[leaf("after", &[some("step", Kind::StepName)], "steps that must come before this one")];
+
+const COMMON: &[Property] = &[
+    property("name", Kind::StepName, "the step's name, unique in its image"),
+    property("after", Kind::StepName, "a step that must come before this one"),
+];
+const TIMEOUT: Property =
+    property("timeout", Kind::Period, "the longest time that the step may take");
+const REFRESH: Property =
+    property("refresh", Kind::Period, "run again in each such period; needs the network");
+const ONLINE: &[Property] = &[
+    property("network", Kind::Flag, "whether the network may be used; on by default"),
+    TIMEOUT,
+    REFRESH,
+];
+const OFFLINE: &[Property] = &[
+    property("network", Kind::Flag, "whether the network may be used; off by default"),
+    TIMEOUT,
+    REFRESH,
+];
+const OWNERS: &[Property] = &[
+    property("owner", Kind::Owner, "the user; root by default"),
+    property("group", Kind::Owner, "the group; root by default"),
+];
+const ATTRIBUTES: &[Property] = &[
+    property("mode", Kind::Mode, "the permission bits"),
+    property("owner", Kind::Owner, "the user; root by default"),
+    property("group", Kind::Owner, "the group; root by default"),
+];
+
+const PATHS: &[Argument] = &[some("path", Kind::GuestFile)];
+const PACKAGES: &[Argument] = &[some("package", Kind::Package)];
+const RECOMMENDS: Property =
+    property("recommends", Kind::Flag, "install recommended packages too; on by default");
+
+/// The steps.
+pub const STEPS: &[Word] = &[
+    step("install", PACKAGES, &[COMMON, ONLINE, &[RECOMMENDS]], "install packages"),
+    step("uninstall", PACKAGES, &[COMMON, &[TIMEOUT]], "remove packages; never uses the network"),
+    step("update", &[], &[COMMON, ONLINE], "update every installed package"),
+    step(
+        "run",
+        &[once("script", Kind::LocalPath).like("\"files/setup.sh\""), any("argument", Kind::Text)],
+        &[COMMON, OFFLINE],
+        "run a script of the workspace in the guest",
+    ),
+    step(
+        "run-command",
+        &[once("script", Kind::Script)],
+        &[COMMON, OFFLINE],
+        "run a script that is written here in the guest",
+    ),
+    step(
+        "write",
+        &[once("path", Kind::GuestFile), once("content", Kind::Content)],
+        &[
+            COMMON,
+            ATTRIBUTES,
+            &[property(
+                "newline",
+                Kind::Flag,
+                "add a final newline that is missing; on by default",
+            )],
+        ],
+        "write a file",
+    ),
+    step(
+        "append-line",
+        &[once("path", Kind::GuestFile), once("line", Kind::Line).like("\"192.0.2.1 build\"")],
+        &[COMMON],
+        "add a line to the end of a file",
+    ),
+    step(
+        "copy-in",
+        &[
+            once("source", Kind::LocalPath).like("\"files/site\""),
+            once("directory", Kind::GuestPath),
+        ],
+        &[COMMON, OWNERS],
+        "copy a file or tree of the workspace into a directory",
+    ),
+    step(
+        "upload",
+        &[once("source", Kind::LocalPath).like("\"files/motd\""), once("path", Kind::GuestFile)],
+        &[COMMON, ATTRIBUTES],
+        "copy a file of the workspace to a path",
+    ),
+    step(
+        "mkdir",
+        &[once("path", Kind::GuestFile)],
+        &[COMMON, ATTRIBUTES],
+        "make a directory and its parents",
+    ),
+    step(
+        "delete",
+        &[some("pattern", Kind::Pattern)],
+        &[COMMON],
+        "delete files and trees; nothing that matches is no error",
+    ),
+    step(
+        "move",
+        &[once("from", Kind::GuestFile).like("\"/etc/motd.old\""), once("to", Kind::GuestFile)],
+        &[COMMON],
+        "rename a file or directory",
+    ),
+    step(
+        "link",
+        &[once("target", Kind::LinkTarget), some("link", Kind::GuestFile).like("\"/usr/bin/vi\"")],
+        &[COMMON],
+        "make symbolic links to a target",
+    ),
+    step(
+        "chmod",
+        &[once("mode", Kind::Mode), some("path", Kind::GuestPath)],
+        &[COMMON],
+        "change permission bits",
+    ),
+    step(
+        "chown",
+        &[once("owners", Kind::Owners), some("path", Kind::GuestPath)],
+        &[COMMON, &[property("recursive", Kind::Flag, "change whole trees; off by default")]],
+        "change owners",
+    ),
+    step("touch", PATHS, &[COMMON], "make files that are missing, and set their times"),
+    step("truncate", PATHS, &[COMMON], "empty existing files"),
+    step("hostname", &[once("name", Kind::Hostname)], &[COMMON], "set the host name"),
+    step("timezone", &[once("zone", Kind::Timezone)], &[COMMON], "set the time zone"),
+    step(
+        "password",
+        &[once("user", Kind::User)],
+        &[
+            COMMON,
+            &[
+                property("locked", Kind::Flag, "lock the password and keep its hash"),
+                property("disabled", Kind::Flag, "let no password ever match"),
+                property("hash", Kind::PasswordHash, "a crypt(5) string"),
+                property("plain", Kind::Password, "a password, to be hashed by the guest"),
+                property("file", Kind::LocalPath, "a file whose first line is the password"),
+            ],
+        ],
+        "set, lock or disable the password of a user",
+    ),
+    step(
+        "ssh-inject",
+        &[once("user", Kind::User)],
+        &[
+            COMMON,
+            &[
+                property("key", Kind::PublicKey, "a public key"),
+                property("file", Kind::LocalPath, "a file with a public key on each line"),
+            ],
+        ],
+        "let holders of an SSH key log in as a user",
+    ),
+    step(
+        "firstboot",
+        &[once("script", Kind::LocalPath).like("\"files/grow.sh\"")],
+        &[COMMON],
+        "run a script once, at the first boot",
+    ),
+    step(
+        "selinux-relabel",
+        &[],
+        &[COMMON],
+        "label every file; the seal always does so last, wherever this is written",
+    ),
+];
+
+/// The three kinds of base.
+pub const BASES: &[Word] = &[
+    form(
+        "base",
+        "bootstrap",
+        &[once("suite", Kind::ArchiveWord).like("\"bookworm\"")],
+        &[&[
+            property("size", Kind::Size, "size of the disk; 4G by default"),
+            property(
+                "variant",
+                Kind::Choice(&["minbase", "important", "standard"]),
+                "which packages to start from; important by default",
+            ),
+            property("refresh", Kind::Period, "make the base again in each such period"),
+        ]],
+        &[&[
+            leaf("package", PACKAGES, "packages to add"),
+            leaf("mirror", &[some("url", Kind::Mirror)], "mirrors to use"),
+            leaf("component", &[some("name", Kind::ArchiveWord)], "components; main by default"),
+        ]],
+        "a bootable disk made from packages of Debian or Ubuntu",
+    ),
+    form(
+        "base",
+        "file",
+        &[once("disk", Kind::LocalPath).like("\"disk.qcow2\"")],
+        &[&[property(
+            "format",
+            Kind::Choice(&["qcow2", "raw"]),
+            "the disk's format; found by its magic number by default",
+        )]],
+        &[],
+        "a disk image of the workspace",
+    ),
+    form(
+        "base",
+        "image",
+        &[once("image", Kind::ImageName)],
+        &[],
+        &[],
+        "another image of the workspace, as it is before its seal",
+    ),
+];
+
+/// What the seal scrubs, by keyword, in the order of [`ScrubItem::ALL`].
+pub const SCRUB_ITEMS: &[&str] = &[
+    ScrubItem::MachineId.keyword(),
+    ScrubItem::SshHostKeys.keyword(),
+    ScrubItem::PersistentNet.keyword(),
+    ScrubItem::HwAddr.keyword(),
+    ScrubItem::DhcpLeases.keyword(),
+    ScrubItem::PackageCache.keyword(),
+    ScrubItem::Logs.keyword(),
+    ScrubItem::RandomSeed.keyword(),
+    ScrubItem::BuildLeftovers.keyword(),
+];
+
+const OUTPUT_PATH: Property = property(
+    "path",
+    Kind::WorkspacePath,
+    "where the file goes, from the workspace root; out/IMAGE.FORMAT by default",
+);
+
+/// The outputs.
+pub const OUTPUTS: &[Word] = &[
+    form(
+        "output",
+        "qcow2",
+        &[],
+        &[&[
+            OUTPUT_PATH,
+            property("compress", Kind::Flag, "whether clusters are compressed; off by default"),
+        ]],
+        &[],
+        "a qcow2 file",
+    ),
+    form("output", "raw", &[], &[&[OUTPUT_PATH]], &[], "a raw disk, as a sparse file"),
+];
+
+/// What else may stand in an image.
+const SCRUB: &[Word] = &[Word {
+    keyword: "scrub",
+    form: None,
+    arguments: &[],
+    properties: &[],
+    children: &[&[leaf(
+        "keep",
+        &[some("item", Kind::Choice(SCRUB_ITEMS))],
+        "what the seal leaves as it is",
+    )]],
+    doc: "what the seal removes",
+}];
+
+/// What may stand at the top of a recipe.
+pub const RECIPE: &[Word] = &[Word {
+    keyword: "image",
+    form: None,
+    arguments: &[once("name", Kind::ImageName)],
+    properties: &[],
+    children: &[BASES, STEPS, SCRUB, OUTPUTS],
+    doc: "an image: a base, steps, and outputs",
+}];
+
+/// What may stand in `kiln.kdl`.
+pub const SETTINGS: &[Word] = &[
+    leaf("store", &[once("path", Kind::HostPath)], "where the store is, from the workspace root"),
+    leaf("jobs", &[once("count", Kind::Count)], "how many images are built at a time"),
+];

@@ -1,0 +1,457 @@
+//! The plan: which actions there are, which results serve them, and why the others run.
+//!
+//! It only reads, never runs anything, and needs no layer's bytes. The clock is an argument.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{ActionKey, StateId};
+use crate::explain::{self, Reason};
+use crate::inputs::{self, Input, InputError};
+use crate::key::{Action, Generation, Manifest, Operation};
+use crate::lock::Lock;
+use crate::mistake::Mistake;
+use crate::recipe::{Base, FileBase, LocalFile, ScrubItem, StepKind};
+use crate::source::Span;
+use crate::store::results::{ActionResult, Results};
+use crate::workspace::Workspace;
+
+/// The time that a step may take where it does not say.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_hours(1);
+
+/// The label of an image's base.
+pub const BASE: &str = "base";
+/// The label of an image's seal.
+pub const SEAL: &str = "seal";
+
+/// One action of a build.
+#[derive(Debug)]
+pub struct Node {
+    /// The image that it belongs to, by its place in the graph.
+    pub image: usize,
+    /// Its label in that image: `base`, a step's label, or `seal`.
+    pub label: String,
+    /// `IMAGE/STEP`, which is unique in the workspace.
+    pub name: String,
+    /// The names of all steps that came to be this very action, its own first.
+    pub names: Vec<String>,
+    /// What it does.
+    pub action: Action,
+    /// The preimage of its key.
+    pub manifest: Manifest,
+    /// Its key.
+    pub key: ActionKey,
+    /// The node that it stands on.
+    pub parent: Option<usize>,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// Where the recipe says it.
+    pub span: Span,
+    /// Whether it, or one below it, uses the network without a lock.
+    pub impure: bool,
+}
+
+/// The nodes of one image.
+#[derive(Debug)]
+pub struct Chain {
+    /// The image, by its place in the graph.
+    pub image: usize,
+    /// Its own nodes and those of what it stands on, base first, without seals.
+    pub nodes: Vec<usize>,
+    /// Its seal.
+    pub seal: usize,
+}
+
+/// Every action of the wanted images, each once.
+#[derive(Debug, Default)]
+pub struct Actions {
+    /// The actions, parents before children.
+    pub nodes: Vec<Node>,
+    /// The wanted images, in an order of building.
+    pub chains: Vec<Chain>,
+}
+
+/// Finds all actions of some images, hashing the files that they read.
+///
+/// `closure` are the images whose outputs are wanted and all that they stand on, as
+/// [`crate::graph::BuildGraph::closure`] gives them; `wanted` says which of them get a seal; `now`
+/// is the time since 1970 in UTC.
+///
+/// # Errors
+/// Every input that cannot be used, with the place of its mention.
+pub fn actions(
+    workspace: &Workspace,
+    closure: &[usize],
+    wanted: impl Fn(usize) -> bool,
+    lock: &Lock,
+    now: Duration,
+) -> Result<Actions, Vec<Mistake>> {
+    let mut finder = Finder {
+        workspace,
+        lock,
+        now,
+        mistakes: Vec::new(),
+        actions: Actions::default(),
+        by_key: HashMap::new(),
+    };
+    let mut scrubs: BTreeMap<usize, BTreeSet<ScrubItem>> = BTreeMap::new();
+    let mut ends: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for &image in closure {
+        let node = &workspace.graph.images[image];
+        let mut scrub = node.image.scrub.items.clone();
+        let mut chain = Vec::new();
+        if let Some(base) = node.base {
+            // Obligations are inherited: what a base image has to scrub, this one has too.
+            scrub.extend(scrubs.get(&base).into_iter().flatten().copied());
+            chain.extend(ends.get(&base).into_iter().flatten().copied());
+        }
+        finder.image(image, &mut chain);
+        if wanted(image) {
+            finder.seal(image, &chain, &scrub);
+        }
+        scrubs.insert(image, scrub);
+        ends.insert(image, chain);
+    }
+    if finder.mistakes.is_empty() { Ok(finder.actions) } else { Err(finder.mistakes) }
+}
+
+struct Finder<'a> {
+    workspace: &'a Workspace,
+    lock: &'a Lock,
+    now: Duration,
+    mistakes: Vec<Mistake>,
+    actions: Actions,
+    by_key: HashMap<ActionKey, usize>,
+}
+
+impl Finder<'_> {
+    fn image(&mut self, image: usize, chain: &mut Vec<usize>) {
+        let workspace = self.workspace;
+        let node = &workspace.graph.images[image];
+        if let Some((operation, refresh, span)) =
+            self.base(&node.image.base.value, node.image.base.span)
+        {
+            let network = matches!(operation, Operation::Bootstrap(_));
+            let generation = self.generation(image, BASE, network, refresh);
+            let timeout = DEFAULT_TIMEOUT;
+            let id = self.add(image, BASE, None, operation, network, generation, timeout, span);
+            chain.push(id);
+        } else if node.base.is_none() {
+            return;
+        }
+        for (label, step) in node.steps() {
+            let Some(kind) = self.step(&step.kind) else { continue };
+            let generation = self.generation(image, label, step.is_impure(), step.refresh);
+            let parent = chain.last().copied();
+            let timeout = step.timeout.unwrap_or(DEFAULT_TIMEOUT);
+            let operation = Operation::Step(kind);
+            let network = step.network;
+            let id =
+                self.add(image, label, parent, operation, network, generation, timeout, step.span);
+            chain.push(id);
+        }
+    }
+
+    fn seal(&mut self, image: usize, chain: &[usize], scrub: &BTreeSet<ScrubItem>) {
+        let span = self.workspace.graph.images[image].image.name.span;
+        let (parent, seal) = (chain.last().copied(), Operation::Seal(scrub.clone()));
+        let seal = self.add(image, SEAL, parent, seal, false, None, DEFAULT_TIMEOUT, span);
+        self.actions.chains.push(Chain { image, nodes: chain.to_vec(), seal });
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the one place where a node is put together")]
+    fn add(
+        &mut self,
+        image: usize,
+        label: &str,
+        parent: Option<usize>,
+        operation: Operation,
+        network: bool,
+        generation: Option<Generation>,
+        timeout: Duration,
+        span: Span,
+    ) -> usize {
+        let workspace = self.workspace;
+        let below = parent.map(|parent| &self.actions.nodes[parent]);
+        let impure = generation.is_some() || below.is_some_and(|node| node.impure);
+        let action = Action { parent: below.map(|node| node.key), operation, network, generation };
+        let manifest = action.manifest();
+        let key = manifest.key();
+        // Two images that say the same share the action.
+        let name = format!("{}/{label}", workspace.graph.images[image].image.name.value);
+        if let Some(&node) = self.by_key.get(&key) {
+            self.actions.nodes[node].names.push(name);
+            return node;
+        }
+        let (label, names) = (label.to_owned(), vec![name.clone()]);
+        self.by_key.insert(key, self.actions.nodes.len());
+        self.actions.nodes.push(Node {
+            image,
+            label,
+            name,
+            names,
+            action,
+            manifest,
+            key,
+            parent,
+            timeout,
+            span,
+            impure,
+        });
+        self.actions.nodes.len() - 1
+    }
+
+    fn generation(
+        &self,
+        image: usize,
+        label: &str,
+        impure: bool,
+        refresh: Option<Duration>,
+    ) -> Option<Generation> {
+        let name = &self.workspace.graph.images[image].image.name.value;
+        impure.then(|| Generation {
+            number: self.lock.generation(&format!("{name}/{label}")),
+            bucket: refresh.map(|period| self.now.as_secs() / period.as_secs().max(1)),
+        })
+    }
+
+    fn base(
+        &mut self,
+        base: &Base<LocalFile>,
+        span: Span,
+    ) -> Option<(Operation, Option<Duration>, Span)> {
+        match base {
+            Base::File(FileBase { file, format }) => {
+                let file = self.input(file)?;
+                Some((Operation::File(FileBase { file, format: *format }), None, span))
+            }
+            Base::Bootstrap(bootstrap) => {
+                Some((Operation::Bootstrap(bootstrap.clone()), bootstrap.refresh, span))
+            }
+            Base::Image(_) => None,
+        }
+    }
+
+    fn step(&mut self, kind: &StepKind<LocalFile>) -> Option<StepKind<Input>> {
+        let whole_trees = matches!(kind, StepKind::CopyIn(_));
+        kind.map_files(|file| {
+            let found = if whole_trees { self.tree(file) } else { self.input(file) };
+            found.ok_or(())
+        })
+        .ok()
+    }
+
+    fn input(&mut self, file: &LocalFile) -> Option<Input> {
+        self.hashed(file, inputs::hash_one)
+    }
+
+    fn tree(&mut self, file: &LocalFile) -> Option<Input> {
+        self.hashed(file, inputs::hash)
+    }
+
+    fn hashed(
+        &mut self,
+        file: &LocalFile,
+        hash: fn(&std::path::Path, &std::path::Path) -> Result<Input, InputError>,
+    ) -> Option<Input> {
+        let root = &self.workspace.root;
+        let path = self.workspace.local(file);
+        let relative = path.strip_prefix(root).unwrap_or(&path);
+        match hash(root, relative) {
+            Ok(input) => Some(input),
+            Err(error) => {
+                self.mistakes.push(mistake(&error, file.span));
+                None
+            }
+        }
+    }
+}
+
+/// An input that cannot be used, as a mistake of the recipe that names it.
+fn mistake(error: &InputError, span: Span) -> Mistake {
+    use miette::Diagnostic;
+    let mut message = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        message.push_str(": ");
+        message.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    let code = match error {
+        InputError::Missing { .. } => "kiln::inputs::missing",
+        InputError::LeadsOut { .. } => "kiln::inputs::leads_out",
+        InputError::NotAFile { .. } => "kiln::inputs::not_a_file",
+        InputError::Special { .. } => "kiln::inputs::special",
+        InputError::TooMany { .. } => "kiln::inputs::too_many",
+        InputError::Changed { .. } => "kiln::inputs::changed",
+        InputError::File(_) => "kiln::inputs::unreadable",
+    };
+    Mistake::at(span, code, message, "named here")
+        .maybe_help(error.help().map(|help| help.to_string()))
+}
+
+/// What becomes of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// A result serves it.
+    Cached(StateId),
+    /// It runs.
+    Run(Reason),
+}
+
+/// What a build will do.
+#[derive(Debug)]
+pub struct Plan {
+    /// For each node what becomes of it; `None` for one that nothing needs.
+    pub fates: Vec<Option<Fate>>,
+}
+
+/// What an image's last build was made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastBuild {
+    /// By `IMAGE/STEP`.
+    pub steps: BTreeMap<String, LastStep>,
+}
+
+/// A step as it was at an image's last build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastStep {
+    /// Its key.
+    pub key: ActionKey,
+    /// The state that it led to, where that build had to know it.
+    pub state: Option<StateId>,
+    /// The preimage of its key.
+    pub manifest: Manifest,
+}
+
+/// Decides what becomes of each node.
+///
+/// For each image, the deepest node with a result is taken, and the rest built on exactly that
+/// state. An image that is not `needed`, because all its outputs are there, needs no node. Of several results of one key, the one that the image's last build used is taken, else
+/// the one with the smallest state.
+#[must_use]
+pub fn plan(
+    actions: &Actions,
+    results: &Results,
+    needed: impl Fn(usize) -> bool,
+    last: impl Fn(usize) -> LastBuild,
+) -> Plan {
+    let mut fates: Vec<Option<Fate>> = vec![None; actions.nodes.len()];
+    for chain in actions.chains.iter().filter(|chain| needed(chain.image)) {
+        let last = last(chain.image);
+        let cached = |node: usize| {
+            let key = actions.nodes[node].key;
+            choose(results.of_action(key), &last).map(|result| result.state)
+        };
+        if let Some(state) = cached(chain.seal) {
+            fates[chain.seal] = Some(Fate::Cached(state));
+            continue;
+        }
+        // From the top: nothing below the deepest hit is looked at.
+        let mut runs = vec![chain.seal];
+        for &node in chain.nodes.iter().rev() {
+            if let Some(Fate::Cached(_)) = fates[node] {
+                break;
+            }
+            if let Some(state) = cached(node) {
+                fates[node] = Some(Fate::Cached(state));
+                break;
+            }
+            runs.push(node);
+        }
+        for (at, &node) in runs.iter().rev().enumerate() {
+            if fates[node].is_none() {
+                fates[node] = Some(Fate::Run(reason(&actions.nodes[node], at == 0, &last)));
+            }
+        }
+    }
+    Plan { fates }
+}
+
+fn choose<'a>(twins: &'a [ActionResult], last: &LastBuild) -> Option<&'a ActionResult> {
+    let used =
+        |result: &&ActionResult| last.steps.values().any(|step| step.state == Some(result.state));
+    twins.iter().find(used).or_else(|| twins.iter().min_by_key(|result| result.state))
+}
+
+fn reason(node: &Node, first: bool, last: &LastBuild) -> Reason {
+    let Some(before) = last.steps.get(&node.name) else {
+        return if first { Reason::New } else { Reason::Parent };
+    };
+    if before.key == node.key {
+        return Reason::Gone;
+    }
+    let differences = explain::differences(&before.manifest, &node.manifest);
+    let parent = |manifest: &Manifest| {
+        manifest.fields.iter().find(|(name, _)| name == "parent").map(|(_, value)| value.clone())
+    };
+    match (differences.is_empty(), parent(&before.manifest) == parent(&node.manifest)) {
+        (false, _) => Reason::Changed(differences),
+        (true, false) => Reason::Parent,
+        (true, true) => Reason::Secret,
+    }
+}
+
+impl Plan {
+    /// Whether a node runs.
+    #[must_use]
+    pub fn runs(&self, node: usize) -> bool {
+        matches!(self.fates[node], Some(Fate::Run(_)))
+    }
+
+    /// The nodes that run, parents first.
+    pub fn running(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.fates.len()).filter(|&node| self.runs(node))
+    }
+}
+
+/// What an operation does, on one line of at most some 60 characters.
+#[must_use]
+pub fn summary(operation: &Operation) -> String {
+    let detail = match operation {
+        Operation::File(base) => format!("base file {}", base.file.name.to_string_lossy()),
+        Operation::Bootstrap(bootstrap) => format!("base bootstrap {}", bootstrap.suite),
+        Operation::Seal(_) => "scrub, relabel, verify".to_owned(),
+        Operation::Step(kind) => {
+            let detail = match kind {
+                StepKind::Install(packages) | StepKind::Uninstall(packages) => {
+                    packages.names.iter().cloned().collect::<Vec<_>>().join(" ")
+                }
+                StepKind::Update | StepKind::SelinuxRelabel => String::new(),
+                StepKind::Run(run) => run.script.name.to_string_lossy().into_owned(),
+                StepKind::RunCommand(run) => {
+                    run.script.lines().next().unwrap_or_default().to_owned()
+                }
+                StepKind::Write(step) => step.path.to_string(),
+                StepKind::AppendLine(step) => step.path.to_string(),
+                StepKind::CopyIn(step) | StepKind::Upload(step) => {
+                    format!("{} → {}", step.source.name.to_string_lossy(), step.destination)
+                }
+                StepKind::Mkdir(step) => step.path.to_string(),
+                StepKind::Delete(step) => join(&step.patterns),
+                StepKind::Move(step) => format!("{} → {}", step.from, step.to),
+                StepKind::Link(step) => join(&step.links),
+                StepKind::Chmod(step) => format!("{} {}", step.mode, join(&step.paths)),
+                StepKind::Chown(step) => join(&step.paths),
+                StepKind::Touch(step) | StepKind::Truncate(step) => join(&step.paths),
+                StepKind::Hostname(name) => name.clone(),
+                StepKind::Timezone(zone) => zone.clone(),
+                StepKind::Password(step) => step.user.clone(),
+                StepKind::SshInject(step) => step.user.clone(),
+                StepKind::Firstboot(step) => step.script.name.to_string_lossy().into_owned(),
+            };
+            format!("{} {detail}", kind.keyword())
+        }
+    };
+    let line: String = detail.trim_end().chars().filter(|c| !c.is_control()).collect();
+    if line.chars().count() <= 60 {
+        return line;
+    }
+    line.chars().take(59).chain(['…']).collect()
+}
+
+fn join(paths: &[crate::name::GuestPath]) -> String {
+    paths.iter().map(crate::name::GuestPath::as_str).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,554 @@
+//! The domain: what a recipe says once its names and values have been checked.
+//!
+//! Types only, no behaviour beyond small accessors. `F` is how a step refers to a file of the
+//! workspace: a [`LocalFile`] as written, and an input once it has been hashed.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{GuestPath, ImageName, Mode, Owner, StepName};
+use crate::source::{Span, Spanned};
+
+/// One image: a base, ordered steps, a seal, outputs.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Its name, unique in the workspace.
+    pub name: Spanned<ImageName>,
+    /// Where its disk comes from.
+    pub base: Spanned<Base<LocalFile>>,
+    /// Steps in the order written; `graph` puts them in the order of execution.
+    pub steps: Vec<Step>,
+    /// What its seal scrubs.
+    pub scrub: Scrub,
+    /// The files made from its sealed state.
+    pub outputs: Vec<Output>,
+}
+
+/// A file or directory of the workspace as a recipe names it: relative to the recipe's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalFile {
+    /// The path as written.
+    pub path: PathBuf,
+    /// Where it was written.
+    pub span: Span,
+}
+
+/// Where a disk comes from.
+#[derive(Debug, Clone)]
+pub enum Base<F> {
+    /// A disk image of the workspace.
+    File(FileBase<F>),
+    /// A bootable disk made from distribution packages.
+    Bootstrap(Bootstrap),
+    /// Another image of the workspace, at its unsealed state.
+    Image(Spanned<ImageName>),
+}
+
+/// `base file "disk.qcow2" format="qcow2"`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FileBase<F> {
+    /// The disk image.
+    pub file: F,
+    /// Its format; found by its own magic number where none is written (never by qemu's probing).
+    pub format: Option<DiskFormat>,
+}
+
+/// Formats in which a disk image may come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskFormat {
+    /// The bytes of the disk and nothing else.
+    Raw,
+    /// QEMU's copy-on-write format, version 2 or 3.
+    Qcow2,
+}
+
+/// `base bootstrap "bookworm" size="4G" { package "vim"; mirror "…"; … }`: a Debian or Ubuntu suite
+/// through `mmdebstrap`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bootstrap {
+    /// The suite, such as `bookworm`.
+    pub suite: String,
+    /// Size of the virtual disk in bytes, a multiple of 1 MiB.
+    pub size: u64,
+    /// Package mirrors; empty for the distribution's own.
+    pub mirrors: Vec<String>,
+    /// Archive components, such as `main`.
+    pub components: Vec<String>,
+    /// mmdebstrap's variant: `minbase`, `important`, `standard`.
+    pub variant: String,
+    /// Packages beside those that make the disk boot, sorted.
+    pub packages: BTreeSet<String>,
+    /// When a built base is too old; see [`Step::refresh`].
+    pub refresh: Option<Duration>,
+}
+
+/// One customization.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// Its name, if it has one.
+    pub name: Option<Spanned<StepName>>,
+    /// The steps that must come before it.
+    pub after: Vec<Spanned<StepName>>,
+    /// What it does.
+    pub kind: StepKind<LocalFile>,
+    /// Whether guest programs of this step may use the network.
+    pub network: bool,
+    /// The longest that it may take; not part of any key.
+    pub timeout: Option<Duration>,
+    /// With a period, a step that uses the network runs again in each period of UTC time.
+    pub refresh: Option<Duration>,
+    /// The whole node.
+    pub span: Span,
+}
+
+impl Step {
+    /// Whether two runs may differ in more than the layout of blocks: the network has no lock.
+    #[must_use]
+    pub fn is_impure(&self) -> bool {
+        self.network
+    }
+}
+
+/// Ownership and mode that a file gets; what is `None` is root, or the kind's default mode.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// The user.
+    pub owner: Option<Owner>,
+    /// The group.
+    pub group: Option<Owner>,
+    /// The permission bits.
+    pub mode: Option<Mode>,
+}
+
+/// What a step does. `F` is a file of the workspace.
+///
+/// The enum is closed: adding an operation is an arm here, its lowering, its execution, its page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StepKind<F> {
+    /// `install "nginx" "curl"`: packages, through the guest's package manager.
+    Install(Packages),
+    /// `uninstall "nginx"`.
+    Uninstall(Packages),
+    /// `update`: every installed package.
+    Update,
+    /// `run "setup.sh"`: a script of the workspace; its shebang is honoured, else `sh -eu`.
+    Run(Run<F>),
+    /// `run-command "…"`: the same, with the text in the recipe.
+    RunCommand(RunCommand),
+    /// `write "/etc/motd" "text"`.
+    Write(Write),
+    /// `append-line "/etc/hosts" "192.0.2.1 build"`.
+    AppendLine(AppendLine),
+    /// `copy-in "site" "/srv"`: a file or tree of the workspace into a directory.
+    CopyIn(CopyIn<F>),
+    /// `upload "nginx.conf" "/etc/nginx/nginx.conf"`: one file, to that path.
+    Upload(CopyIn<F>),
+    /// `mkdir "/srv/www"`, with its parents.
+    Mkdir(Mkdir),
+    /// `delete "/tmp/*"`: every path that matches, whole trees too; none is no error.
+    Delete(Delete),
+    /// `move "/a" "/b"`.
+    Move(Move),
+    /// `link "/usr/bin/vim" "/usr/bin/vi"`: symbolic links to a target.
+    Link(Link),
+    /// `chmod "0644" "/etc/motd"`.
+    Chmod(Chmod),
+    /// `chown "www-data:www-data" "/srv/www"`.
+    Chown(Chown),
+    /// `touch "/etc/cloud/clean"`.
+    Touch(Paths),
+    /// `truncate "/var/log/wtmp"`: an existing file to no bytes.
+    Truncate(Paths),
+    /// `hostname "web"`.
+    Hostname(String),
+    /// `timezone "Europe/Vienna"`.
+    Timezone(String),
+    /// `password "root" locked=#true`.
+    Password(Password<F>),
+    /// `ssh-inject "admin" key="ssh-ed25519 …"`.
+    SshInject(SshInject<F>),
+    /// `firstboot "grow.sh"`: a script that runs once, at the first boot.
+    Firstboot(Firstboot<F>),
+    /// `selinux-relabel`: changes nothing about the order, as the seal always relabels last.
+    SelinuxRelabel,
+}
+
+/// Package names, sorted: their order means nothing to a package manager.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packages {
+    /// At least one.
+    pub names: BTreeSet<String>,
+    /// `install`: whether packages that these only recommend come too. `uninstall` says nothing.
+    pub recommends: bool,
+}
+
+/// A script of the workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run<F> {
+    /// The script.
+    pub script: F,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+}
+
+/// A script written in the recipe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunCommand {
+    /// Its text.
+    pub script: String,
+}
+
+/// A file with a given content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Write {
+    /// The file.
+    pub path: GuestPath,
+    /// Exactly the bytes to write: lowering has added the final newline unless `newline=#false`.
+    pub content: String,
+    /// Ownership and mode; the mode's default is 0644, and an existing file keeps its own.
+    pub attributes: Attributes,
+}
+
+/// A line at the end of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppendLine {
+    /// The file; made if it is missing.
+    pub path: GuestPath,
+    /// The line, without its end.
+    pub line: String,
+}
+
+/// A file or tree of the workspace that goes into the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyIn<F> {
+    /// What to copy.
+    pub source: F,
+    /// `copy-in`: the directory to copy into, which must exist. `upload`: the file's path.
+    pub destination: GuestPath,
+    /// Owner and group of everything copied (root by default, never the host's), and the mode of
+    /// an uploaded file (by default the source's permission bits, without set-id bits).
+    pub attributes: Attributes,
+}
+
+/// A directory with its parents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mkdir {
+    /// The directory.
+    pub path: GuestPath,
+    /// Of the last directory; 0755 by default. Parents that are made are root's, 0755.
+    pub attributes: Attributes,
+}
+
+/// Paths to remove.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delete {
+    /// Paths, whose components may hold `*`, `?` and `[…]`.
+    pub patterns: Vec<GuestPath>,
+}
+
+/// A rename inside the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// What to move; it must exist.
+    pub from: GuestPath,
+    /// Its new path, or an existing directory to move it into.
+    pub to: GuestPath,
+}
+
+/// Symbolic links.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// What the links point to, as it is written into them.
+    pub target: String,
+    /// The links; an existing file or link is replaced, a directory is an error.
+    pub links: Vec<GuestPath>,
+}
+
+/// New permission bits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chmod {
+    /// The bits.
+    pub mode: Mode,
+    /// Paths, which must exist; links are followed, inside the guest.
+    pub paths: Vec<GuestPath>,
+}
+
+/// New owners.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chown {
+    /// The user, unless only the group changes.
+    pub owner: Option<Owner>,
+    /// The group, unless only the user changes.
+    pub group: Option<Owner>,
+    /// Paths, which must exist; links are not followed.
+    pub paths: Vec<GuestPath>,
+    /// Whether whole trees change.
+    pub recursive: bool,
+}
+
+/// One path or more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paths {
+    /// At least one.
+    pub paths: Vec<GuestPath>,
+}
+
+/// How a user may log in with a password.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Password<F> {
+    /// The user, who must exist.
+    pub user: String,
+    /// The password, or that there is none.
+    pub secret: PasswordSecret<F>,
+}
+
+/// A password or its absence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PasswordSecret<F> {
+    /// `hash="$6$…"`: a crypt(5) string, written as it is.
+    Hash(String),
+    /// `plain="…"`: hashed by the guest's own `chpasswd`.
+    Plain(String),
+    /// `file="password.txt"`: the first line of a file, hashed by the guest's own `chpasswd`.
+    File(F),
+    /// `locked=#true`: `!` before the hash, which is kept.
+    Locked,
+    /// `disabled=#true`: `*`, no password will ever match.
+    Disabled,
+}
+
+/// A public key for a user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SshInject<F> {
+    /// The user, who must exist.
+    pub user: String,
+    /// The keys.
+    pub key: SshKey<F>,
+}
+
+/// Where public keys come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SshKey<F> {
+    /// `key="ssh-ed25519 …"`.
+    Text(String),
+    /// `file="keys/admin.pub"`: one key a line.
+    File(F),
+}
+
+/// A script for the first boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Firstboot<F> {
+    /// The script.
+    pub script: F,
+}
+
+impl<F> StepKind<F> {
+    /// The node's name in a recipe.
+    #[must_use]
+    pub fn keyword(&self) -> &'static str {
+        match self {
+            Self::Install(_) => "install",
+            Self::Uninstall(_) => "uninstall",
+            Self::Update => "update",
+            Self::Run(_) => "run",
+            Self::RunCommand(_) => "run-command",
+            Self::Write(_) => "write",
+            Self::AppendLine(_) => "append-line",
+            Self::CopyIn(_) => "copy-in",
+            Self::Upload(_) => "upload",
+            Self::Mkdir(_) => "mkdir",
+            Self::Delete(_) => "delete",
+            Self::Move(_) => "move",
+            Self::Link(_) => "link",
+            Self::Chmod(_) => "chmod",
+            Self::Chown(_) => "chown",
+            Self::Touch(_) => "touch",
+            Self::Truncate(_) => "truncate",
+            Self::Hostname(_) => "hostname",
+            Self::Timezone(_) => "timezone",
+            Self::Password(_) => "password",
+            Self::SshInject(_) => "ssh-inject",
+            Self::Firstboot(_) => "firstboot",
+            Self::SelinuxRelabel => "selinux-relabel",
+        }
+    }
+
+    /// The same step with every file of the workspace turned into something else.
+    ///
+    /// # Errors
+    /// The first error of `turn`.
+    pub fn map_files<G, E>(
+        &self,
+        mut turn: impl FnMut(&F) -> Result<G, E>,
+    ) -> Result<StepKind<G>, E> {
+        let mut copy_in = |copy: &CopyIn<F>| {
+            Ok(CopyIn {
+                source: turn(&copy.source)?,
+                destination: copy.destination.clone(),
+                attributes: copy.attributes.clone(),
+            })
+        };
+        Ok(match self {
+            Self::Install(packages) => StepKind::Install(packages.clone()),
+            Self::Uninstall(packages) => StepKind::Uninstall(packages.clone()),
+            Self::Update => StepKind::Update,
+            Self::Run(run) => {
+                StepKind::Run(Run { script: turn(&run.script)?, arguments: run.arguments.clone() })
+            }
+            Self::RunCommand(run) => StepKind::RunCommand(run.clone()),
+            Self::Write(write) => StepKind::Write(write.clone()),
+            Self::AppendLine(append) => StepKind::AppendLine(append.clone()),
+            Self::CopyIn(copy) => StepKind::CopyIn(copy_in(copy)?),
+            Self::Upload(copy) => StepKind::Upload(copy_in(copy)?),
+            Self::Mkdir(mkdir) => StepKind::Mkdir(mkdir.clone()),
+            Self::Delete(delete) => StepKind::Delete(delete.clone()),
+            Self::Move(path) => StepKind::Move(path.clone()),
+            Self::Link(link) => StepKind::Link(link.clone()),
+            Self::Chmod(chmod) => StepKind::Chmod(chmod.clone()),
+            Self::Chown(chown) => StepKind::Chown(chown.clone()),
+            Self::Touch(paths) => StepKind::Touch(paths.clone()),
+            Self::Truncate(paths) => StepKind::Truncate(paths.clone()),
+            Self::Hostname(name) => StepKind::Hostname(name.clone()),
+            Self::Timezone(zone) => StepKind::Timezone(zone.clone()),
+            Self::Password(password) => StepKind::Password(Password {
+                user: password.user.clone(),
+                secret: match &password.secret {
+                    PasswordSecret::Hash(hash) => PasswordSecret::Hash(hash.clone()),
+                    PasswordSecret::Plain(plain) => PasswordSecret::Plain(plain.clone()),
+                    PasswordSecret::File(file) => PasswordSecret::File(turn(file)?),
+                    PasswordSecret::Locked => PasswordSecret::Locked,
+                    PasswordSecret::Disabled => PasswordSecret::Disabled,
+                },
+            }),
+            Self::SshInject(inject) => StepKind::SshInject(SshInject {
+                user: inject.user.clone(),
+                key: match &inject.key {
+                    SshKey::Text(text) => SshKey::Text(text.clone()),
+                    SshKey::File(file) => SshKey::File(turn(file)?),
+                },
+            }),
+            Self::Firstboot(firstboot) => {
+                StepKind::Firstboot(Firstboot { script: turn(&firstboot.script)? })
+            }
+            Self::SelinuxRelabel => StepKind::SelinuxRelabel,
+        })
+    }
+}
+
+/// What the seal removes because no two machines may share it, or nobody needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scrub {
+    /// The items to scrub: the default set, less what `scrub { keep "…" }` names.
+    pub items: BTreeSet<ScrubItem>,
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        Self { items: ScrubItem::ALL.into_iter().collect() }
+    }
+}
+
+/// One thing that the seal scrubs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScrubItem {
+    /// `/etc/machine-id` becomes `uninitialized`, or empty with an old systemd; D-Bus's copy a link to it.
+    MachineId,
+    /// SSH host keys, where something in the guest makes new ones.
+    SshHostKeys,
+    /// Persistent network rules become empty; they are not deleted.
+    PersistentNet,
+    /// `HWADDR=` lines in `ifcfg-*` files.
+    HwAddr,
+    /// DHCP leases.
+    DhcpLeases,
+    /// Caches and downloaded lists of package managers.
+    PackageCache,
+    /// Log files become empty; rotated ones and journals go.
+    Logs,
+    /// Random seeds.
+    RandomSeed,
+    /// `/tmp`, `/var/tmp` and what builders leave behind.
+    BuildLeftovers,
+}
+
+impl ScrubItem {
+    /// All items, which is the default set.
+    pub const ALL: [Self; 9] = [
+        Self::MachineId,
+        Self::SshHostKeys,
+        Self::PersistentNet,
+        Self::HwAddr,
+        Self::DhcpLeases,
+        Self::PackageCache,
+        Self::Logs,
+        Self::RandomSeed,
+        Self::BuildLeftovers,
+    ];
+
+    /// The item's name in a recipe.
+    #[must_use]
+    pub const fn keyword(self) -> &'static str {
+        match self {
+            Self::MachineId => "machine-id",
+            Self::SshHostKeys => "ssh-host-keys",
+            Self::PersistentNet => "persistent-net",
+            Self::HwAddr => "hwaddr",
+            Self::DhcpLeases => "dhcp-leases",
+            Self::PackageCache => "package-cache",
+            Self::Logs => "logs",
+            Self::RandomSeed => "random-seed",
+            Self::BuildLeftovers => "build-leftovers",
+        }
+    }
+}
+
+/// A file made from a sealed state.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// The format.
+    pub format: OutputFormat,
+    /// Where it goes, relative to the workspace root; `None` for `out/IMAGE.FORMAT`.
+    pub path: Option<PathBuf>,
+    /// The whole node.
+    pub span: Span,
+}
+
+impl Output {
+    /// Where the file goes, relative to the workspace root.
+    #[must_use]
+    pub fn file(&self, image: &ImageName) -> PathBuf {
+        match &self.path {
+            Some(path) => path.clone(),
+            None => PathBuf::from(format!("out/{image}.{}", self.format.extension())),
+        }
+    }
+}
+
+/// The format of an output and its options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputFormat {
+    /// `output "qcow2"`, `output "qcow2" compress=#true` (zstd).
+    Qcow2 {
+        /// Whether clusters are compressed.
+        compress: bool,
+    },
+    /// `output "raw"`: a sparse file.
+    Raw,
+}
+
+impl OutputFormat {
+    /// The format's name, which is also the file name's ending.
+    #[must_use]
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Qcow2 { .. } => "qcow2",
+            Self::Raw => "raw",
+        }
+    }
+}

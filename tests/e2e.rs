@@ -1,0 +1,18 @@
+//! kiln end to end: the real program on a real Debian, with real mounts, processes, kills and qemu.
+//!
+//! Needs root, the network for the first build of the base, and the programs that the tests name
+//! when they miss them.
+
+#[path = "support/guest_space.rs"]
+mod guest_space;
+
+#[path = "e2e/boot.rs"]
+mod boot;
+#[path = "e2e/kill.rs"]
+mod kill;
+#[path = "e2e/lost.rs"]
+mod lost;
+#[path = "e2e/seal.rs"]
+mod seal;
+#[path = "e2e/story.rs"]
+mod story;

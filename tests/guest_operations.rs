@@ -1,0 +1,583 @@
+//! Contracts of guest operations: a tree before, an operation, every difference after.
+//!
+//! Trees are made here; real guests and programs are the business of other tests. Runs as root.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
+use std::path::{Path, PathBuf};
+
+use kiln::digest::Digest;
+use kiln::guest::error::shown;
+use kiln::guest::inspect::{Family, Init, PackageManager};
+use kiln::guest::installed::{Installed, installed};
+use kiln::guest::root::{FileAttributes, GuestRoot};
+use kiln::guest::{Guest, GuestError, Snapshot, apply, program_for, scrub};
+use kiln::name::{GuestPath, Mode};
+use kiln::recipe::{
+    AppendLine, Attributes, Chmod, Chown, CopyIn, Delete, Firstboot, Link, Mkdir, Move, Packages,
+    Password, PasswordSecret, Paths, Run, RunCommand, ScrubItem, SshInject, SshKey, StepKind,
+    Write,
+};
+use rustix::fs::{CWD, FileType, RenameFlags};
+
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me@here";
+
+/// A guest's tree, and beside it things of the host that no operation may touch.
+struct Fixture {
+    _top: tempfile::TempDir,
+    guest: PathBuf,
+    host: PathBuf,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
+        let top = tempfile::tempdir().unwrap();
+        let fixture =
+            Self { guest: top.path().join("guest"), host: top.path().join("host"), _top: top };
+        fixture.file("host/canary", "host", 0o600);
+        fixture.file("host/script.sh", "#!/bin/sh\necho hello\n", 0o4750);
+        fixture.file("host/site/index.html", "<p>\n", 0o640);
+        fixture.file("host/site/bin/tool", "x", 0o755);
+        symlink("../index.html", fixture.host.join("site/bin/link")).unwrap();
+        for path in ["host/script.sh", "host/site", "host/site/index.html"] {
+            chown(fixture.top(path), Some(1234), Some(1234)).unwrap();
+        }
+        fixture.file(
+            "guest/etc/os-release",
+            "ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian 12\"\n",
+            0o644,
+        );
+        fixture.file(
+            "guest/etc/passwd",
+            "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\nhomeless:x:9:9::/nowhere:/bin/sh\n",
+            0o644,
+        );
+        fixture.file("guest/etc/group", "root:x:0:\nweb:x:1000:\nwww-data:x:33:\n", 0o644);
+        fixture.file("guest/etc/shadow", "root:$6$a$b:19000:0:99999:7:::\nweb:!:1::::::\n", 0o640);
+        fixture.file("guest/etc/hostname", "old\n", 0o644);
+        fixture.file(
+            "guest/etc/hosts",
+            "127.0.0.1 localhost\n127.0.1.1 old.example.org old\n",
+            0o644,
+        );
+        fixture.file("guest/usr/share/zoneinfo/Europe/Vienna", "TZif2", 0o644);
+        fixture.file("guest/usr/share/zoneinfo/zone.tab", "# no zone", 0o644);
+        fixture.file("guest/usr/bin/apt-get", "", 0o755);
+        fixture.file("guest/usr/lib/systemd/systemd", "", 0o755);
+        fixture.file("guest/usr/lib/systemd/libsystemd-shared-252.so", "", 0o644);
+        fixture.file("guest/usr/sbin/chpasswd", "", 0o755);
+        fixture.file("guest/home/web/.profile", "", 0o644);
+        fixture.file("guest/srv/keep", "keep", 0o644);
+        fixture.file("guest/root/.bashrc", "", 0o644);
+        fs::create_dir_all(fixture.guest.join("usr/sbin")).unwrap();
+        symlink("usr/bin", fixture.guest.join("bin")).unwrap();
+        symlink("usr/sbin", fixture.guest.join("sbin")).unwrap();
+        symlink("/lib/systemd/systemd", fixture.guest.join("usr/sbin/init")).unwrap();
+        symlink("usr/lib", fixture.guest.join("lib")).unwrap();
+        let mut header = fs::read("/proc/self/exe").unwrap();
+        header.truncate(64);
+        fs::write(fixture.guest.join("usr/bin/dash"), header).unwrap();
+        symlink("dash", fixture.guest.join("usr/bin/sh")).unwrap();
+        fixture
+    }
+
+    fn top(&self, path: &str) -> PathBuf {
+        self.guest.parent().unwrap().join(path)
+    }
+
+    fn file(&self, path: &str, content: impl AsRef<[u8]>, mode: u32) {
+        let path = self.top(path);
+        let missing = path.ancestors().skip(1).take_while(|parent| !parent.exists());
+        let missing: Vec<_> = missing.map(Path::to_owned).collect();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        for parent in missing {
+            fs::set_permissions(parent, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn root(&self) -> GuestRoot {
+        GuestRoot::open(&self.guest).unwrap()
+    }
+
+    fn snapshot(&self, path: &str) -> Snapshot {
+        Snapshot { path: self.host.join(path) }
+    }
+
+    fn apply(&self, kind: &StepKind<Snapshot>) -> Result<(), GuestError> {
+        let root = self.root();
+        apply(&root, &Guest::inspect(&root).unwrap(), kind)
+    }
+
+    fn state(&self) -> BTreeMap<String, String> {
+        state(self.guest.parent().unwrap())
+    }
+}
+
+/// Everything that is seen of a tree, without times and inode numbers.
+fn state(top: &Path) -> BTreeMap<String, String> {
+    let mut state = BTreeMap::new();
+    for entry in walkdir::WalkDir::new(top).min_depth(1) {
+        let entry = entry.unwrap();
+        let meta = entry.metadata().unwrap();
+        let mut line = format!("{:06o} {}:{}", meta.mode(), meta.uid(), meta.gid());
+        if meta.is_file() {
+            let content = fs::read(entry.path()).unwrap();
+            let text = String::from_utf8_lossy(&content);
+            let text = if text.len() <= 100 {
+                text.escape_debug().to_string()
+            } else {
+                Digest::of(&content).short()
+            };
+            write!(line, " \"{text}\"").unwrap();
+        } else if meta.is_symlink() {
+            write!(line, " -> {}", shown(fs::read_link(entry.path()).unwrap())).unwrap();
+        }
+        let mut list = Vec::with_capacity(4096);
+        rustix::fs::llistxattr(entry.path(), rustix::buffer::spare_capacity(&mut list)).unwrap();
+        for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+            write!(line, " [{}]", String::from_utf8_lossy(name)).unwrap();
+        }
+        state.insert(shown(entry.path().strip_prefix(top).unwrap()), line);
+    }
+    state
+}
+
+fn difference(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> String {
+    let mut text = String::new();
+    for path in before.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
+        match (before.get(path), after.get(path)) {
+            (Some(old), None) => writeln!(text, "- {path} {old}").unwrap(),
+            (None, Some(new)) => writeln!(text, "+ {path} {new}").unwrap(),
+            (Some(old), Some(new)) if old != new => {
+                writeln!(text, "~ {path} {old} => {new}").unwrap();
+            }
+            _ => {}
+        }
+    }
+    text
+}
+
+fn path(text: &str) -> GuestPath {
+    text.parse().unwrap()
+}
+
+fn attributes(owner: &str, group: &str, mode: &str) -> Attributes {
+    let account = |text: &str| (!text.is_empty()).then(|| text.parse().unwrap());
+    Attributes { owner: account(owner), group: account(group), mode: mode.parse::<Mode>().ok() }
+}
+
+fn rendered(error: &GuestError) -> String {
+    let mut text = String::new();
+    miette::NarratableReportHandler::new().render_report(&mut text, error).unwrap();
+    text
+}
+
+/// Applies a step twice on a fresh tree; gives every difference of each time.
+fn contract(
+    prepare: impl FnOnce(&Fixture),
+    kind: impl FnOnce(&Fixture) -> StepKind<Snapshot>,
+) -> String {
+    let fixture = Fixture::new();
+    prepare(&fixture);
+    let kind = kind(&fixture);
+    let json = serde_json::to_string(&kind).unwrap();
+    assert_eq!(serde_json::from_str::<StepKind<Snapshot>>(&json).unwrap(), kind);
+    let mut text = String::new();
+    let mut before = fixture.state();
+    for time in ["first", "again"] {
+        let result = fixture.apply(&kind);
+        let after = fixture.state();
+        let changed = difference(&before, &after);
+        assert!(!changed.contains(" host/"), "{changed}");
+        writeln!(text, "[{time}]\n{changed}").unwrap();
+        if let Err(error) = result {
+            write!(text, "{}", rendered(&error)).unwrap();
+        }
+        before = after;
+    }
+    text.replace(&format!("{}", fixture.guest.parent().unwrap().display()), "TOP")
+}
+
+fn nothing(_: &Fixture) {}
+
+fn write(at: &str, attributes: Attributes) -> StepKind<Snapshot> {
+    StepKind::Write(Write { path: path(at), content: "new\n".into(), attributes })
+}
+
+macro_rules! contracts {
+    ($($name:ident: $prepare:expr, $kind:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            insta::assert_snapshot!(stringify!($name), contract($prepare, $kind));
+        }
+    )*};
+}
+
+fn with_attributes(fixture: &Fixture) {
+    fixture.file("guest/etc/motd", "old\n", 0o4711);
+    let file = fixture.guest.join("etc/motd");
+    rustix::fs::setxattr(&file, "user.kept", b"1", rustix::fs::XattrFlags::empty()).unwrap();
+    chown(&file, Some(7), Some(8)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o4711)).unwrap();
+}
+
+fn link_to(target: &'static str, link: &'static str) -> impl Fn(&Fixture) {
+    move |fixture| symlink(target, fixture.guest.join(link)).unwrap()
+}
+
+fn fifo(at: &'static str) -> impl Fn(&Fixture) {
+    move |fixture| {
+        let mode = rustix::fs::Mode::from_raw_mode(0o644);
+        rustix::fs::mknodat(CWD, fixture.guest.join(at), FileType::Fifo, mode, 0).unwrap();
+    }
+}
+
+contracts! {
+    write_new: nothing, |_| write("/etc/motd", Attributes::default());
+    write_new_owned: nothing, |_| write("/etc/motd", attributes("web", "www-data", "0600"));
+    write_keeps_attributes: with_attributes, |_| write("/etc/motd", Attributes::default());
+    write_sets_mode_only: with_attributes, |_| write("/etc/motd", attributes("", "", "0600"));
+    write_without_directory: nothing, |_| write("/none/motd", Attributes::default());
+    write_on_directory: nothing, |_| write("/etc", Attributes::default());
+    write_on_root: nothing, |_| write("/", Attributes::default());
+    write_on_fifo: fifo("etc/motd"), |_| write("/etc/motd", Attributes::default());
+    write_through_absolute_link: link_to("/srv/keep", "etc/motd"), |_| write("/etc/motd", Attributes::default());
+    write_through_climbing_link: link_to("../../../../../../host/canary", "etc/motd"), |_| write("/etc/motd", Attributes::default());
+    write_through_dangling_link: link_to("../srv/made", "etc/motd"), |_| write("/etc/motd", Attributes::default());
+    write_through_chain_of_links: |f| { link_to("/a/x", "etc/motd")(f); link_to("../../../srv", "a")(f); }, |_| write("/etc/motd", Attributes::default());
+    write_through_loop: link_to("motd", "etc/motd"), |_| write("/etc/motd", Attributes::default());
+    write_through_magic_link: link_to("/proc/self/root", "out"), |_| write("/out/canary", Attributes::default());
+    write_unknown_user: nothing, |_| write("/etc/motd", attributes("wbe", "", ""));
+    write_unknown_group: nothing, |_| write("/etc/motd", attributes("", "nobody-knows", ""));
+    append_new: nothing, |_| StepKind::AppendLine(AppendLine { path: path("/etc/new"), line: "a".into() });
+    append_crlf: |f| f.file("guest/etc/dos", "a\r\nb", 0o600), |_| StepKind::AppendLine(AppendLine { path: path("/etc/dos"), line: "c".into() });
+    copy_in_tree: nothing, |f| StepKind::CopyIn(CopyIn { source: f.snapshot("site"), destination: path("/srv"), attributes: Attributes::default() });
+    copy_in_tree_owned: nothing, |f| StepKind::CopyIn(CopyIn { source: f.snapshot("site"), destination: path("/srv"), attributes: attributes("web", "web", "") });
+    copy_in_merges: |f| { f.file("guest/srv/site/old", "", 0o600); symlink("/home", f.guest.join("srv/site/bin")).unwrap(); fs::set_permissions(f.guest.join("srv/site"), fs::Permissions::from_mode(0o711)).unwrap(); }, |f| StepKind::CopyIn(CopyIn { source: f.snapshot("site"), destination: path("/srv"), attributes: Attributes::default() });
+    copy_in_file: nothing, |f| StepKind::CopyIn(CopyIn { source: f.snapshot("script.sh"), destination: path("/srv"), attributes: Attributes::default() });
+    copy_in_without_directory: nothing, |f| StepKind::CopyIn(CopyIn { source: f.snapshot("site"), destination: path("/none"), attributes: Attributes::default() });
+    copy_in_over_file: |f| f.file("guest/srv/site", "", 0o644), |f| StepKind::CopyIn(CopyIn { source: f.snapshot("site"), destination: path("/srv"), attributes: Attributes::default() });
+    copy_in_special: |f| rustix::fs::mknodat(CWD, f.host.join("site/fifo"), FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o644), 0).unwrap(), |f| StepKind::CopyIn(CopyIn { source: f.snapshot("site/fifo"), destination: path("/srv"), attributes: Attributes::default() });
+    upload: nothing, |f| StepKind::Upload(CopyIn { source: f.snapshot("script.sh"), destination: path("/usr/bin/tool"), attributes: Attributes::default() });
+    upload_with_mode: nothing, |f| StepKind::Upload(CopyIn { source: f.snapshot("script.sh"), destination: path("/usr/bin/tool"), attributes: attributes("", "", "4755") });
+    mkdir: nothing, |_| StepKind::Mkdir(Mkdir { path: path("/srv/a/b"), attributes: attributes("web", "", "0700") });
+    mkdir_there: nothing, |_| StepKind::Mkdir(Mkdir { path: path("/srv"), attributes: Attributes::default() });
+    mkdir_over_file: nothing, |_| StepKind::Mkdir(Mkdir { path: path("/srv/keep/a"), attributes: Attributes::default() });
+    mkdir_through_link_out: link_to("/../../host", "out"), |_| StepKind::Mkdir(Mkdir { path: path("/out/made"), attributes: Attributes::default() });
+    delete_glob: |f| { f.file("guest/srv/a/b/c", "", 0o644); f.file("guest/srv/.hidden", "", 0o644); link_to("/root", "srv/link")(f); fs::write(f.guest.join("srv").join(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap(); }, |_| StepKind::Delete(Delete { patterns: vec![path("/srv/*"), path("/none/*"), path("/none")] });
+    delete_root: nothing, |_| StepKind::Delete(Delete { patterns: vec![path("/")] });
+    move_into: nothing, |_| StepKind::Move(Move { from: path("/srv/keep"), to: path("/home") });
+    move_over: nothing, |_| StepKind::Move(Move { from: path("/srv"), to: path("/opt") });
+    link: |f| f.file("guest/srv/file", "", 0o644), |_| StepKind::Link(Link { target: "../keep".into(), links: vec![path("/srv/a"), path("/srv/file")] });
+    link_over_directory: nothing, |_| StepKind::Link(Link { target: "x".into(), links: vec![path("/srv")] });
+    chmod_through_link: |f| { link_to("/srv/keep", "l")(f); link_to("/srv", "d")(f); fifo("p")(f); }, |_| StepKind::Chmod(Chmod { mode: "0710".parse().unwrap(), paths: vec![path("/l"), path("/d"), path("/p")] });
+    chmod_missing: nothing, |_| StepKind::Chmod(Chmod { mode: "0700".parse().unwrap(), paths: vec![path("/none")] });
+    chown_tree: |f| { f.file("guest/srv/a/b", "", 0o4755); link_to("/etc/passwd", "srv/l")(f); }, |_| StepKind::Chown(Chown { owner: Some("web".parse().unwrap()), group: Some("33".parse().unwrap()), paths: vec![path("/srv")], recursive: true });
+    chown_link: link_to("/etc/passwd", "l"), |_| StepKind::Chown(Chown { owner: None, group: Some("www-data".parse().unwrap()), paths: vec![path("/l")], recursive: false });
+    touch: nothing, |_| StepKind::Touch(Paths { paths: vec![path("/etc/new"), path("/etc/hosts"), path("/srv")] });
+    truncate: with_attributes, |_| StepKind::Truncate(Paths { paths: vec![path("/etc/motd")] });
+    truncate_missing: nothing, |_| StepKind::Truncate(Paths { paths: vec![path("/none")] });
+    hostname: nothing, |_| StepKind::Hostname("web.example.net".into());
+    hostname_wrong: nothing, |_| StepKind::Hostname("a b\u{1b}".into());
+    timezone: |f| f.file("guest/etc/localtime", "old", 0o644), |_| StepKind::Timezone("Europe/Vienna".into());
+    timezone_unknown: nothing, |_| StepKind::Timezone("zone.tab".into());
+    timezone_climbs: nothing, |_| StepKind::Timezone("../../../etc/passwd".into());
+    password_locked: nothing, |_| StepKind::Password(Password { user: "root".into(), secret: PasswordSecret::Locked });
+    password_disabled: nothing, |_| StepKind::Password(Password { user: "web".into(), secret: PasswordSecret::Disabled });
+    password_hash: nothing, |_| StepKind::Password(Password { user: "web".into(), secret: PasswordSecret::Hash("$6$s$h".into()) });
+    password_bad_hash: nothing, |_| StepKind::Password(Password { user: "web".into(), secret: PasswordSecret::Hash("secret".into()) });
+    password_missing_user: nothing, |_| StepKind::Password(Password { user: "rot".into(), secret: PasswordSecret::Locked });
+    password_without_shadow: nothing, |_| StepKind::Password(Password { user: "homeless".into(), secret: PasswordSecret::Locked });
+    ssh_inject: nothing, |_| StepKind::SshInject(SshInject { user: "web".into(), key: SshKey::Text(KEY.into()) });
+    ssh_inject_known_key: |f| f.file("guest/home/web/.ssh/authorized_keys", KEY.replace("me@here", "other"), 0o644), |_| StepKind::SshInject(SshInject { user: "web".into(), key: SshKey::Text(KEY.into()) });
+    ssh_inject_through_link: link_to("/etc", "home/web/.ssh"), |_| StepKind::SshInject(SshInject { user: "web".into(), key: SshKey::Text(KEY.into()) });
+    ssh_inject_without_home: nothing, |_| StepKind::SshInject(SshInject { user: "homeless".into(), key: SshKey::Text(KEY.into()) });
+    ssh_inject_no_key: nothing, |f| StepKind::SshInject(SshInject { user: "web".into(), key: SshKey::File(f.snapshot("canary")) });
+    firstboot: nothing, |f| StepKind::Firstboot(Firstboot { script: f.snapshot("script.sh") });
+    firstboot_without_systemd: |f| { f.file("guest/etc/inittab", "", 0o644); fs::remove_file(f.guest.join("usr/sbin/init")).unwrap(); f.file("guest/usr/sbin/init", "", 0o755); }, |f| StepKind::Firstboot(Firstboot { script: f.snapshot("script.sh") });
+    relabel_is_the_seals: nothing, |_| StepKind::SelinuxRelabel;
+}
+
+#[test]
+fn facts_of_a_guest() {
+    let fixture = Fixture::new();
+    fixture.file(
+        "guest/var/lib/dpkg/status",
+        "Package: dash\nStatus: install ok installed\nVersion: 0.5\nArchitecture: amd64\n",
+        0o644,
+    );
+    let root = fixture.root();
+    let guest = Guest::inspect(&root).unwrap();
+    assert_eq!((guest.id.as_str(), guest.version.as_str()), ("debian", "12"));
+    assert_eq!((guest.family, guest.init), (Family::Debian, Init::Systemd));
+    assert_eq!((guest.package_manager, guest.systemd), (Some(PackageManager::Apt), Some(252)));
+    guest.check_runs_here().unwrap();
+    let Installed::List(list) = installed(&root, &guest).unwrap() else {
+        panic!("dpkg's list is a file")
+    };
+    assert_eq!(list[0].to_string(), "dash 0.5 amd64");
+    let json = serde_json::to_string(&guest).unwrap();
+    assert_eq!(serde_json::from_str::<Guest>(&json).unwrap(), guest);
+}
+
+#[test]
+fn guests_that_are_refused() {
+    let mut text = String::new();
+    let empty = tempfile::tempdir().unwrap();
+    text += &rendered(&Guest::inspect(&GuestRoot::open(empty.path()).unwrap()).unwrap_err());
+
+    let fixture = Fixture::new();
+    fixture.file("guest/etc/os-release", vec![b'#'; 10 << 20], 0o644);
+    text += &rendered(&Guest::inspect(&fixture.root()).unwrap_err());
+
+    let fixture = Fixture::new();
+    let mut header = fs::read(fixture.guest.join("usr/bin/dash")).unwrap();
+    header[18..20].copy_from_slice(&[243, 0]);
+    fs::write(fixture.guest.join("usr/bin/dash"), header).unwrap();
+    fs::remove_file(fixture.guest.join("usr/bin/apt-get")).unwrap();
+    fixture.file("guest/etc/os-release", "PRETTY_NAME='\x1b[31mred'\n", 0o644);
+    let root = fixture.root();
+    let guest = Guest::inspect(&root).unwrap();
+    let run = |script: &str| StepKind::RunCommand(RunCommand { script: script.into() });
+    text += &rendered(&program_for(&root, &guest, &run("true"), false).unwrap_err());
+    text += &rendered(&program_for(&root, &guest, &StepKind::Update, true).unwrap_err());
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn programs_of_steps() {
+    let fixture = Fixture::new();
+    fixture.file("host/password.txt", "secret\r\nrest\n", 0o600);
+    let root = fixture.root();
+    let guest = Guest::inspect(&root).unwrap();
+    let run = |script: &str| StepKind::RunCommand(RunCommand { script: script.into() });
+    let password = |user: &str, secret| StepKind::Password(Password { user: user.into(), secret });
+    let steps = [
+        run("echo hello"),
+        run("#!/usr/bin/python3 -I\nprint()"),
+        run("#!/bin/sh\r\ntrue\r\n"),
+        StepKind::Run(Run { script: fixture.snapshot("script.sh"), arguments: vec!["a b".into()] }),
+        StepKind::Install(Packages { names: BTreeSet::from(["nginx".into()]), recommends: true }),
+        StepKind::Install(Packages { names: BTreeSet::from(["-o=x".into()]), recommends: true }),
+        password("root", PasswordSecret::Plain("pass:word".into())),
+        password("web", PasswordSecret::File(fixture.snapshot("password.txt"))),
+        password("nobody", PasswordSecret::Plain("x".into())),
+        password("web", PasswordSecret::Plain("a\nroot:b".into())),
+        password("web", PasswordSecret::Locked),
+    ];
+    let mut text = String::new();
+    for step in &steps {
+        match program_for(&root, &guest, step, true) {
+            Ok(program) => {
+                writeln!(text, "{program:#?}").unwrap();
+                if let Some(stdin) = program.and_then(|program| program.stdin) {
+                    writeln!(text, "{:?}", String::from_utf8(stdin).unwrap()).unwrap();
+                }
+            }
+            Err(error) => text += &rendered(&error),
+        }
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_swapped_component_never_leads_out() {
+    let fixture = Fixture::new();
+    fs::create_dir_all(fixture.guest.join("srv/dir/sub")).unwrap();
+    symlink(&fixture.host, fixture.guest.join("srv/evil")).unwrap();
+    symlink("../../../host", fixture.guest.join("srv/evil2")).unwrap();
+    let host = state(&fixture.host);
+    let root = fixture.root();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let srv = fs::File::open(fixture.guest.join("srv")).unwrap();
+        let done = &done;
+        scope.spawn(move || {
+            for swap in 0..20_000 {
+                let evil = if swap % 2 == 0 { "evil" } else { "evil2" };
+                rustix::fs::renameat_with(&srv, "dir", &srv, evil, RenameFlags::EXCHANGE).unwrap();
+                rustix::fs::renameat_with(&srv, "dir", &srv, evil, RenameFlags::EXCHANGE).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            // Each may fail, as the tree changes under it; none may touch the host.
+            let _ = root.write_atomic("/srv/dir/canary", b"guest", FileAttributes::root(0o666));
+            let _ = root.make_directories("/srv/dir/sub/a", FileAttributes::root(0o777));
+            let _ = root.read("/srv/dir/canary", 100).map(|bytes| assert_ne!(bytes, b"host"));
+            let _ = root.place("t", "/srv/dir").and_then(|place| {
+                place.walk("t", &mut |place, _| place.chown("t", Some(7), Some(7)))
+            });
+            let _ = root.place("t", "/srv/dir/sub").and_then(|place| place.remove("t"));
+        }
+    });
+    assert_eq!(difference(&host, &state(&fixture.host)), "");
+}
+
+/// A file system mounted in a fixture; gone when this is dropped, also by a failed test.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+}
+
+#[test]
+fn a_mount_in_a_tree_is_not_crossed() {
+    let fixture = Fixture::new();
+    let inside = fixture.guest.join("srv/a/mounted");
+    fs::create_dir_all(&inside).unwrap();
+    rustix::mount::mount("none", &inside, "tmpfs", rustix::mount::MountFlags::empty(), None)
+        .unwrap();
+    let _mounted = Mounted(inside.clone());
+    fixture.file("guest/srv/a/mounted/b/c", "", 0o644);
+    let delete = |at: &str| fixture.apply(&StepKind::Delete(Delete { patterns: vec![path(at)] }));
+    let chown = |at: &str| {
+        let owner = Some("web".parse().unwrap());
+        fixture.apply(&StepKind::Chown(Chown {
+            owner,
+            group: None,
+            paths: vec![path(at)],
+            recursive: true,
+        }))
+    };
+    let mut text = String::new();
+    text += &rendered(&delete("/srv/a").unwrap_err());
+    text += &rendered(&delete("/srv/a/mounted").unwrap_err());
+    text += &rendered(&chown("/srv").unwrap_err());
+    let step = Move { from: path("/srv/keep"), to: path("/srv/a/mounted") };
+    let moved = fixture.apply(&StepKind::Move(step));
+    assert!(inside.join("b/c").exists());
+    // Named itself, it is worked in.
+    chown("/srv/a/mounted").unwrap();
+    assert_eq!(fs::metadata(inside.join("b/c")).unwrap().uid(), 1000);
+    text += &match moved {
+        Err(error) => rendered(&error),
+        Ok(()) => "moved\n".to_owned(),
+    };
+    delete("/srv/a/mounted/*").unwrap();
+    assert!(!inside.join("b").exists());
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_snapshot_that_is_gone() {
+    let fixture = Fixture::new();
+    let source = Snapshot { path: "/nonexistent/file".into() };
+    let step = CopyIn { source, destination: path("/srv"), attributes: Attributes::default() };
+    let error = fixture.apply(&StepKind::Upload(step)).unwrap_err();
+    insta::assert_snapshot!(rendered(&error));
+}
+
+#[test]
+fn a_name_that_is_not_utf8_is_handled() {
+    let fixture = Fixture::new();
+    let odd = fixture.guest.join("srv").join(std::ffi::OsStr::from_bytes(b"\xff\n"));
+    fs::write(&odd, "").unwrap();
+    lchown(&odd, Some(5), Some(5)).unwrap();
+    let chown = Chown {
+        owner: Some("web".parse().unwrap()),
+        group: None,
+        paths: vec![path("/srv")],
+        recursive: true,
+    };
+    fixture.apply(&StepKind::Chown(chown)).unwrap();
+    assert_eq!(fs::metadata(odd).unwrap().uid(), 1000);
+}
+
+#[test]
+fn scrubbing() {
+    let fixture = Fixture::new();
+    for (at, content) in [
+        ("etc/machine-id", "0123456789abcdef0123456789abcdef\n"),
+        ("var/lib/dbus/machine-id", "0123456789abcdef0123456789abcdef\n"),
+        ("etc/ssh/ssh_host_ed25519_key", "private"),
+        ("etc/ssh/ssh_host_ed25519_key.pub", "public"),
+        ("etc/ssh/sshd_config", "x"),
+        ("etc/udev/rules.d/75-persistent-net-generator.rules", "x"),
+        ("etc/sysconfig/network-scripts/ifcfg-eth0", "DEVICE=eth0\n HWADDR=00:11\nONBOOT=yes"),
+        ("var/lib/dhcp/dhclient.eth0.leases", "x"),
+        ("var/cache/apt/archives/a.deb", "x"),
+        ("var/cache/apt/pkgcache.bin", "x"),
+        ("var/lib/apt/lists/partial/x", "x"),
+        ("var/cache/dnf/repo/x", "x"),
+        ("var/log/syslog", "x"),
+        ("var/log/syslog.1", "x"),
+        ("var/log/nginx/access.log", "x"),
+        ("var/log/journal/0123/system.journal", "x"),
+        ("var/log/wtmp", "x"),
+        ("var/lib/systemd/random-seed", "x"),
+        ("tmp/a/b", "x"),
+        ("tmp/.hidden", "x"),
+        ("var/tmp/x", "x"),
+        ("root/.bash_history", "x"),
+        ("etc/shadow-", "x"),
+        (".autorelabel", ""),
+    ] {
+        fixture.file(&format!("guest/{at}"), content, 0o600);
+    }
+    symlink("/etc/passwd", fixture.guest.join("tmp/link")).unwrap();
+    symlink("/srv/keep", fixture.guest.join("var/log/link.log")).unwrap();
+    let all = BTreeSet::from(ScrubItem::ALL);
+    let root = fixture.root();
+    let guest = Guest::inspect(&root).unwrap();
+    let mut text = String::new();
+    let mut before = fixture.state();
+    for (name, prepare) in
+        [("first", None), ("again", None), ("with cloud-init", Some("guest/etc/cloud/cloud.cfg"))]
+    {
+        if let Some(config) = prepare {
+            fixture.file(config, "cloud_init_modules:\n - bootcmd\n - ssh\n", 0o644);
+            fixture.file("guest/usr/lib/systemd/system-generators/cloud-init-generator", "", 0o755);
+            before = fixture.state();
+        }
+        let reports = scrub(&root, &guest, &all).unwrap();
+        let after = fixture.state();
+        writeln!(text, "[{name}]\n{}", difference(&before, &after)).unwrap();
+        for report in reports {
+            writeln!(text, "{}", serde_json::to_string(&report).unwrap()).unwrap();
+        }
+        before = after;
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn firstboot_runs_each_once_and_keeps_what_failed() {
+    let fixture = Fixture::new();
+    fs::create_dir_all(fixture.guest.join("var/log")).unwrap();
+    for (name, script) in [
+        ("ok.sh", "#!/bin/sh\necho one; sleep 100 &\n"),
+        ("bad.sh", "echo two\nfalse\necho never\n"),
+        ("last.sh", "echo three\n"),
+    ] {
+        fixture.file(&format!("host/{name}"), script, 0o644);
+        fixture.apply(&StepKind::Firstboot(Firstboot { script: fixture.snapshot(name) })).unwrap();
+    }
+    let run = || {
+        let runner = fixture.guest.join("usr/lib/kiln/firstboot.sh");
+        let output =
+            std::process::Command::new("/bin/sh").arg(runner).arg(&fixture.guest).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, said) = run();
+    assert_eq!(code, Some(1));
+    let said = said.replace(fixture.guest.to_str().unwrap(), "");
+    insta::assert_snapshot!(said);
+    let left = |directory: &str| {
+        let entries = fs::read_dir(fixture.guest.join(directory)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(left("usr/lib/kiln/firstboot.d"), Vec::<String>::new());
+    assert_eq!(left("usr/lib/kiln/firstboot-failed.d"), ["0002-bad.sh"]);
+    assert_eq!(run(), (Some(0), String::new()));
+}
