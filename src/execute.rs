@@ -13,7 +13,6 @@ pub mod native;
 pub mod recover;
 mod self_test;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,8 +21,11 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::disk::overlay::Changed;
 use crate::guest::Snapshot;
-use crate::recipe::{Bootstrap, OutputFormat, ScrubItem, StepKind};
+use crate::key::Registration;
+use crate::name::SecretName;
+use crate::recipe::{Aids, Bootstrap, OutputFormat, Scratch, Scrub, SecretUse, StepKind};
 use crate::seal::SealReport;
+use crate::secret::SecretValue;
 use crate::store::LayerFiles;
 
 /// What an executor's disk starts as.
@@ -48,12 +50,32 @@ pub enum Task {
         /// How long each of its programs may take.
         timeout: Duration,
     },
+    /// Make partitions and empty file systems on a blank disk.
+    Scratch {
+        /// How it is divided.
+        scratch: Scratch,
+        /// From which the ids of its partitions and file systems are made.
+        seed: Digest,
+        /// How long each of its programs may take.
+        timeout: Duration,
+    },
+    /// Make the last partition and its file system fill the disk, which is larger than they know.
+    Grow {
+        /// How long each of its programs may take.
+        timeout: Duration,
+    },
     /// One step.
     Step {
         /// What it does.
         kind: StepKind<Snapshot>,
         /// Whether it has the network.
         network: bool,
+        /// What its programs are given.
+        aids: Aids<Snapshot, SecretUse>,
+        /// How the guest is registered meanwhile.
+        registration: Option<Registration>,
+        /// The values of all secrets that these name.
+        secrets: Vec<(SecretName, SecretValue)>,
         /// How long it may take.
         timeout: Duration,
     },
@@ -109,7 +131,7 @@ pub trait Bench {
     /// Where the guest does not allow it.
     fn seal(
         self: Box<Self>,
-        scrub: &BTreeSet<ScrubItem>,
+        scrub: &Scrub,
         log: &Path,
         output: &mut OnOutput<'_>,
     ) -> Result<(SealReport, Box<dyn Resting>), Fault>;
@@ -288,7 +310,7 @@ enum Request {
     Open { serve: crate::disk::door::Serve, name: String, directory: PathBuf },
     Perform { task: Task, log: PathBuf },
     Snapshot { digest: bool },
-    Seal { scrub: BTreeSet<ScrubItem>, log: PathBuf },
+    Seal { scrub: Scrub, log: PathBuf },
     Verify { report: Box<SealReport> },
     Convert { format: OutputFormat, target: PathBuf },
     SelfTest,

@@ -21,7 +21,6 @@
 //! | refresh periods | they decide the generation, which is in |
 //! | host paths, owners and times of inputs, who runs kiln, where the store is | the image does not depend on them |
 
-use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Serialize};
@@ -30,15 +29,18 @@ use crate::digest::{ActionKey, Digest, Hasher};
 use crate::inputs::Input;
 use crate::name::GuestPath;
 use crate::recipe::{
-    AppendLine, Attributes, Bootstrap, Chmod, Chown, CopyIn, Delete, DiskFormat, FileBase,
-    Firstboot, Link, Mkdir, Move, Packages, Password, PasswordSecret, Paths, Run, RunCommand,
-    ScrubItem, SshInject, SshKey, StepKind, Write,
+    Account, Aids, AppendLine, Attached, Attributes, Bootstrap, Checksum, Chmod, Chown, CopyIn,
+    Delete, Edit, Fetched, FileBase, Firmware, Firstboot, Layout, Link, Mkdir, Move, Packages,
+    Partition, PartitionUse, Password, PasswordSecret, Paths, Run, RunCommand, Scratch, Scrub,
+    SecretUse, SshInject, SshKey, StepKind, TableKind, Write,
 };
 
 /// Version of the whole scheme, the rule of linearization included.
 pub const SCHEMA: u64 = 1;
 /// Raised with every change of what a bootstrapped base is like; see `execute::bootstrap`.
 const BOOTSTRAP_EPOCH: u64 = 1;
+/// Raised with every change of what an empty disk is like.
+const SCRATCH_EPOCH: u64 = 1;
 /// Epoch of the native executor: raised when what a guest's program can see of it changes.
 const NATIVE_EPOCH: u64 = 1;
 
@@ -51,6 +53,10 @@ pub struct Action {
     pub operation: Operation,
     /// Whether its programs have the network.
     pub network: bool,
+    /// What they are given beside the guest.
+    pub aids: Aids<Input, SecretUse>,
+    /// How the guest is registered meanwhile, where [`Aids::subscription`] asks for it.
+    pub registration: Option<Registration>,
     /// Which of many possible results is meant, where the network makes them differ.
     pub generation: Option<Generation>,
 }
@@ -60,12 +66,29 @@ pub struct Action {
 pub enum Operation {
     /// Takes a disk image of the workspace.
     File(FileBase<Input>),
+    /// Takes a disk image that is downloaded.
+    Fetch(Fetched),
     /// Makes a disk from packages.
     Bootstrap(Bootstrap),
+    /// Makes an empty disk.
+    Scratch(Scratch),
+    /// Makes the disk of the base larger, to so many bytes, with its last partition and file system.
+    Grow(u64),
     /// Changes a disk.
     Step(StepKind<Input>),
-    /// Ends a disk; the items are those of the image and of all that it stands on.
-    Seal(BTreeSet<ScrubItem>),
+    /// Ends a disk; what is scrubbed is what the image and all that it stands on want scrubbed.
+    Seal(Scrub),
+}
+
+/// How a guest is registered while a step runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// Who registers.
+    pub account: Account<SecretUse>,
+    /// Pools to attach.
+    pub pools: Vec<String>,
+    /// The server, where it is not Red Hat's own.
+    pub server: Option<String>,
 }
 
 /// The number that the lock file gives to an impure action, and the period that now lies in.
@@ -190,6 +213,13 @@ impl Manifest {
         }
     }
 
+    /// A secret by what may be known of it.
+    fn named_secret(&mut self, name: &str, secret: &SecretUse) {
+        let SecretUse { name: secret, version } = secret;
+        self.text(name, secret.as_str());
+        self.text(&format!("{name}.version"), version);
+    }
+
     fn attributes(&mut self, attributes: &Attributes) {
         let Attributes { owner, group, mode } = attributes;
         self.optional("owner", owner.as_ref().map(ToString::to_string));
@@ -202,7 +232,7 @@ impl Action {
     /// Everything that is in the action's key.
     #[must_use]
     pub fn manifest(&self) -> Manifest {
-        let Self { parent, operation, network, generation } = self;
+        let Self { parent, operation, network, aids, registration, generation } = self;
         let mut manifest = Manifest::default();
         let m = &mut manifest;
         m.number("schema", SCHEMA);
@@ -220,14 +250,31 @@ impl Action {
                 m.fields.push(("generation.bucket".to_owned(), bucket));
             }
         }
+        given(m, aids);
+        if let Some(registration) = registration {
+            registered(m, registration);
+        }
         match operation {
             Operation::File(base) => file_base(m, base),
+            Operation::Fetch(base) => fetched(m, base),
             Operation::Bootstrap(base) => bootstrap(m, base),
+            Operation::Scratch(Scratch { size, layout }) => {
+                m.text("operation", "scratch");
+                m.number("operation.epoch", SCRATCH_EPOCH);
+                m.number("size", *size);
+                divided(m, layout);
+            }
+            Operation::Grow(size) => {
+                m.text("operation", "grow");
+                m.number("operation.epoch", 1);
+                m.number("size", *size);
+            }
             Operation::Step(kind) => step(m, kind),
-            Operation::Seal(items) => {
+            Operation::Seal(Scrub { items, keep_users }) => {
                 m.text("operation", "seal");
                 m.number("operation.epoch", 1);
                 m.list("scrub", items.iter().map(|item| item.keyword()));
+                m.list("scrub.keep-users", keep_users);
             }
         }
         manifest
@@ -245,17 +292,88 @@ fn file_base(m: &mut Manifest, base: &FileBase<Input>) {
     m.text("operation", "file");
     m.number("operation.epoch", 1);
     m.content("file", file);
-    m.optional(
-        "format",
-        format.map(|format| match format {
-            DiskFormat::Raw => "raw".to_owned(),
-            DiskFormat::Qcow2 => "qcow2".to_owned(),
-        }),
+    m.optional("format", format.map(|format| format.keyword().to_owned()));
+}
+
+/// What was downloaded is known by its checksum, wherever it came from.
+fn fetched(m: &mut Manifest, base: &Fetched) {
+    let Fetched { origin: _, url: _, checksum, format } = base;
+    m.text("operation", "fetch");
+    m.number("operation.epoch", 1);
+    match checksum {
+        Checksum::Sha256(hex) => m.text("sha256", hex),
+        Checksum::Sha512(hex) => m.text("sha512", hex),
+    }
+    m.optional("format", format.map(|format| format.keyword().to_owned()));
+}
+
+fn divided(m: &mut Manifest, layout: &Layout) {
+    let Layout { table, firmware, partitions } = layout;
+    m.text(
+        "table",
+        match table {
+            TableKind::Gpt => "gpt",
+            TableKind::Mbr => "mbr",
+        },
     );
+    m.text(
+        "firmware",
+        match firmware {
+            Firmware::Bios => "bios",
+            Firmware::Uefi => "uefi",
+            Firmware::Both => "both",
+        },
+    );
+    m.number("partitions.count", partitions.len() as u64);
+    for (at, Partition { purpose, size }) in partitions.iter().enumerate() {
+        match purpose {
+            PartitionUse::Mount { target, system } => {
+                m.text(&format!("partitions[{at}]"), target.as_str());
+                m.text(&format!("partitions[{at}].system"), system.keyword());
+            }
+            PartitionUse::Swap => m.text(&format!("partitions[{at}]"), "swap"),
+        }
+        let size = size.map_or(Value::Absent, Value::Number);
+        m.fields.push((format!("partitions[{at}].size"), size));
+    }
+}
+
+/// What a step is given; nothing is said where it is given nothing.
+fn given(m: &mut Manifest, aids: &Aids<Input, SecretUse>) {
+    let Aids { attached, secrets, subscription } = aids;
+    for (number, Attached { source, at, disk }) in attached.iter().enumerate() {
+        m.named(&format!("attached[{number}]"), source);
+        let at = at.as_ref().map(ToString::to_string);
+        m.optional(&format!("attached[{number}].at"), at);
+        m.flag(&format!("attached[{number}].disk"), *disk);
+    }
+    for (number, secret) in secrets.iter().enumerate() {
+        m.named_secret(&format!("secrets[{number}]"), secret);
+    }
+    if *subscription {
+        m.flag("subscription", true);
+    }
+}
+
+fn registered(m: &mut Manifest, registration: &Registration) {
+    let Registration { account, pools, server } = registration;
+    match account {
+        Account::ActivationKey { organization, key } => {
+            m.text("subscription.organization", organization);
+            m.named_secret("subscription.key", key);
+        }
+        Account::User { user, password } => {
+            m.text("subscription.user", user);
+            m.named_secret("subscription.password", password);
+        }
+    }
+    m.list("subscription.pools", pools);
+    m.optional("subscription.server", server.clone());
 }
 
 fn bootstrap(m: &mut Manifest, base: &Bootstrap) {
-    let Bootstrap { suite, size, mirrors, components, variant, packages, refresh: _ } = base;
+    let Bootstrap { suite, size, mirrors, components, variant, packages, layout, refresh: _ } =
+        base;
     m.text("operation", "bootstrap");
     m.number("operation.epoch", BOOTSTRAP_EPOCH);
     m.text("suite", suite);
@@ -264,6 +382,7 @@ fn bootstrap(m: &mut Manifest, base: &Bootstrap) {
     m.list("components", components);
     m.text("variant", variant);
     m.list("packages", packages);
+    divided(m, layout);
 }
 
 /// The epoch of a step's execution: raised when the same step comes to mean something else.
@@ -291,6 +410,14 @@ fn epoch(kind: &StepKind<Input>) -> u64 {
         | StepKind::Password(_)
         | StepKind::SshInject(_)
         | StepKind::Firstboot(_)
+        | StepKind::FirstbootCommand(_)
+        | StepKind::FirstbootInstall(_)
+        | StepKind::Edit(_)
+        | StepKind::Copy(_)
+        | StepKind::TarIn(_)
+        | StepKind::TruncateRecursive(_)
+        | StepKind::ScrubFile(_)
+        | StepKind::InjectQemuGa
         | StepKind::SelinuxRelabel => 1,
     }
 }
@@ -299,17 +426,19 @@ fn step(m: &mut Manifest, kind: &StepKind<Input>) {
     m.text("operation", kind.keyword());
     m.number("operation.epoch", epoch(kind));
     match kind {
-        StepKind::Install(Packages { names, recommends }) => {
+        StepKind::Install(Packages { names, recommends })
+        | StepKind::FirstbootInstall(Packages { names, recommends }) => {
             m.list("packages", names);
             m.flag("recommends", *recommends);
         }
         StepKind::Uninstall(Packages { names, recommends: _ }) => m.list("packages", names),
-        StepKind::Update | StepKind::SelinuxRelabel => {}
+        StepKind::Update | StepKind::InjectQemuGa | StepKind::SelinuxRelabel => {}
         StepKind::Run(Run { script, arguments }) => {
             m.content("script", script);
             m.list("arguments", arguments);
         }
-        StepKind::RunCommand(RunCommand { script }) => m.text("script", script),
+        StepKind::RunCommand(RunCommand { script })
+        | StepKind::FirstbootCommand(RunCommand { script }) => m.text("script", script),
         StepKind::Write(Write { path, content, attributes }) => {
             m.text("path", path.as_str());
             m.text("content", content);
@@ -320,7 +449,8 @@ fn step(m: &mut Manifest, kind: &StepKind<Input>) {
             m.text("line", line);
         }
         StepKind::CopyIn(CopyIn { source, destination, attributes })
-        | StepKind::Upload(CopyIn { source, destination, attributes }) => {
+        | StepKind::Upload(CopyIn { source, destination, attributes })
+        | StepKind::TarIn(CopyIn { source, destination, attributes }) => {
             m.named("source", source);
             m.text("destination", destination.as_str());
             m.attributes(attributes);
@@ -330,7 +460,7 @@ fn step(m: &mut Manifest, kind: &StepKind<Input>) {
             m.attributes(attributes);
         }
         StepKind::Delete(Delete { patterns }) => m.paths("patterns", patterns),
-        StepKind::Move(Move { from, to }) => {
+        StepKind::Move(Move { from, to }) | StepKind::Copy(Move { from, to }) => {
             m.text("from", from.as_str());
             m.text("to", to.as_str());
         }
@@ -348,14 +478,21 @@ fn step(m: &mut Manifest, kind: &StepKind<Input>) {
             m.paths("paths", paths);
             m.flag("recursive", *recursive);
         }
-        StepKind::Touch(Paths { paths }) | StepKind::Truncate(Paths { paths }) => {
-            m.paths("paths", paths);
+        StepKind::Touch(Paths { paths })
+        | StepKind::Truncate(Paths { paths })
+        | StepKind::TruncateRecursive(Paths { paths })
+        | StepKind::ScrubFile(Paths { paths }) => m.paths("paths", paths),
+        StepKind::Edit(Edit { path, expressions, required }) => {
+            m.text("path", path.as_str());
+            m.list("expressions", expressions);
+            m.flag("required", *required);
         }
         StepKind::Hostname(name) => m.text("name", name),
         StepKind::Timezone(zone) => m.text("zone", zone),
-        StepKind::Password(Password { user, secret }) => {
+        StepKind::Password(Password { user, secret, crypto }) => {
             m.text("user", user);
             password(m, secret);
+            m.optional("crypto", crypto.map(|crypto| crypto.keyword().to_owned()));
         }
         StepKind::SshInject(SshInject { user, key }) => {
             m.text("user", user);
@@ -377,6 +514,9 @@ fn password(m: &mut Manifest, secret: &PasswordSecret<Input>) {
             m.secret("plain", digest);
         }
         PasswordSecret::File(file) => m.secret("file", file.content.unwrap_or(file.tree)),
+        // Which one stands among what the step is given.
+        PasswordSecret::Secret => m.flag("given", true),
+        PasswordSecret::Random => m.flag("random", true),
         PasswordSecret::Locked => m.flag("locked", true),
         PasswordSecret::Disabled => m.flag("disabled", true),
     }
@@ -388,7 +528,9 @@ mod tests {
 
     fn key(kind: StepKind<Input>) -> ActionKey {
         let operation = Operation::Step(kind);
-        Action { parent: None, operation, network: false, generation: None }.key()
+        let aids = Aids::default();
+        let (network, registration, generation) = (false, None, None);
+        Action { parent: None, operation, network, aids, registration, generation }.key()
     }
 
     #[test]

@@ -56,6 +56,7 @@ pub mod output;
 pub mod plan;
 pub mod progress;
 pub mod schedule;
+pub mod secret;
 
 // The user.
 pub mod cli;

@@ -10,6 +10,7 @@ use std::path::Path;
 use crate::files::{self, FileError, Host, read_bounded};
 use crate::mistake::Mistake;
 use crate::parse;
+use crate::recipe::{Checksum, DiskFormat};
 use crate::source::{FileId, Sources};
 
 /// The lock file's name, in the workspace's root.
@@ -23,6 +24,19 @@ const HEADER: &str = "// Made by `kiln build --refresh`: commit it with the reci
 pub struct Lock {
     /// The generation of each step that ever had another than 0, by `IMAGE/STEP`.
     pub generations: BTreeMap<String, u64>,
+    /// What names of disk images were found to mean, by [`crate::recipe::Origin`] as text.
+    pub resolved: BTreeMap<String, Resolved>,
+}
+
+/// What the name of a disk image means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// Where it is downloaded from.
+    pub url: String,
+    /// What its bytes must be, as they are downloaded.
+    pub checksum: Checksum,
+    /// The format of the disk, unpacked, where its source says it.
+    pub format: Option<DiskFormat>,
 }
 
 /// Why a lock file cannot be used.

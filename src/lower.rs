@@ -18,7 +18,9 @@ use self::fields::{Context, Fields, known_nodes};
 use self::table::Word;
 use crate::mistake::Mistake;
 use crate::name::ImageName;
-use crate::recipe::{Image, Output, OutputFormat, Scrub, ScrubItem};
+use crate::recipe::{
+    Account, Image, Output, OutputFormat, Scrub, ScrubItem, SecretPlace, SecretSource, Subscription,
+};
 use crate::source::{FileId, Sources, Span, Spanned};
 
 /// What `kiln.kdl` says.
@@ -28,6 +30,8 @@ pub struct Settings {
     pub store: Option<PathBuf>,
     /// How many images are built at a time.
     pub jobs: Option<usize>,
+    /// Where the values of secrets are found.
+    pub secrets: Vec<SecretSource>,
 }
 
 fn context(sources: &Sources, file: FileId) -> Context<'_> {
@@ -69,15 +73,106 @@ pub fn settings(
     let mut seen = Vec::new();
     for (node, word) in known_nodes(&mut cx, document, "`kiln.kdl`", &known) {
         let fields = Fields::read(&mut cx, node, word);
-        only_once(&mut cx, &mut seen, &fields);
-        if word.keyword == "store" {
-            settings.store = fields.one("path").or(settings.store);
-        } else {
-            let count = fields.one::<u64>("count").and_then(|count| count.try_into().ok());
-            settings.jobs = count.or(settings.jobs);
+        match word.keyword {
+            "secret" => {
+                let secret = secret(&mut cx, &fields);
+                let twin = secret.as_ref().and_then(|secret| {
+                    let same = |known: &&SecretSource| known.name.value == secret.name.value;
+                    settings.secrets.iter().find(same)
+                });
+                if let (Some(secret), Some(twin)) = (&secret, twin) {
+                    let message = format!("there are two secrets `{}`", secret.name.value);
+                    cx.push(
+                        Mistake::at(
+                            secret.name.span,
+                            "kiln::lower::duplicate_node",
+                            message,
+                            "written again",
+                        )
+                        .and(twin.name.span, "first written here")
+                        .help("remove one of them"),
+                    );
+                }
+                settings.secrets.extend(secret);
+            }
+            "store" => {
+                only_once(&mut cx, &mut seen, &fields);
+                settings.store = fields.one("path").or(settings.store);
+            }
+            _ => {
+                only_once(&mut cx, &mut seen, &fields);
+                let count = fields.one::<u64>("count").and_then(|count| count.try_into().ok());
+                settings.jobs = count.or(settings.jobs);
+            }
         }
     }
     (settings, cx.mistakes)
+}
+
+/// Where a secret is found; `None` if that is not said, or said twice.
+fn secret(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<SecretSource> {
+    let mut command = None;
+    if let Some(block) = fields.node.children() {
+        let known: Vec<&'static Word> = fields.word.children().collect();
+        for (node, word) in known_nodes(cx, block, "`secret`", &known) {
+            let inner = Fields::read(cx, node, word);
+            command = inner.many::<String>("word").or(command);
+        }
+    }
+    let places = [
+        fields.property::<PathBuf>("file").map(SecretPlace::File),
+        fields.property::<String>("env").map(SecretPlace::Env),
+        command.map(SecretPlace::Command),
+    ];
+    let mut places: Vec<_> = places.into_iter().flatten().collect();
+    let name = fields.one("name")?;
+    if places.len() != 1 {
+        if cx.mistakes.len() == fields.before {
+            let message = "a secret is found in exactly one place";
+            cx.push(
+                Mistake::at(fields.span, "kiln::lower::exactly_one", message, "this secret")
+                    .help("write one of `file`, `env` and an inner `command`"),
+            );
+        }
+        return None;
+    }
+    let version = fields.property("version").unwrap_or_else(|| "1".to_owned());
+    Some(SecretSource { name, version, place: places.remove(0) })
+}
+
+/// How a guest is registered; `None` if that is not said whole.
+fn subscription(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<Subscription> {
+    let mut pools = Vec::new();
+    if let Some(block) = fields.node.children() {
+        let known: Vec<&'static Word> = fields.word.children().collect();
+        for (node, word) in known_nodes(cx, block, "`subscription`", &known) {
+            let inner = Fields::read(cx, node, word);
+            pools.extend(inner.many::<String>("id").unwrap_or_default());
+        }
+    }
+    let organization = fields.property("organization").zip(fields.property("activation-key"));
+    let user = fields.property("user").zip(fields.property("password"));
+    let account = match (organization, user) {
+        (Some((organization, key)), None) if fields.written("user").is_none() => {
+            Account::ActivationKey { organization, key }
+        }
+        (None, Some((user, password))) if fields.written("organization").is_none() => {
+            Account::User { user, password }
+        }
+        _ => {
+            if cx.mistakes.len() == fields.before {
+                let message = "a subscription does not say who registers";
+                cx.push(
+                    Mistake::at(fields.span, "kiln::lower::exactly_one", message, "this one").help(
+                        "write `organization` and `activation-key`, or `user` and `password`",
+                    ),
+                );
+            }
+            return None;
+        }
+    };
+    let server = fields.property("server");
+    Some(Subscription { account, pools, server, span: cx.whole(fields.node) })
 }
 
 /// Reports a node whose keyword was seen before.
@@ -109,17 +204,23 @@ fn image(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<Image> {
     };
     let (mut base, mut steps, mut scrub) = (None, Vec::new(), Scrub::default());
     let (mut outputs, mut seen) = (Vec::new(), Vec::new());
+    let (mut size, mut session) = (None, None);
     for (node, word) in nodes {
         let inner = Fields::read(cx, node, word);
         match word.keyword {
             "base" => {
                 only_once(cx, &mut seen, &inner);
                 let lowered = base::lower(cx, &inner).unwrap_or_else(base::placeholder);
+                size = size.or(base::size(&inner));
                 base.get_or_insert(Spanned { value: lowered, span: cx.whole(node) });
             }
             "scrub" => {
                 only_once(cx, &mut seen, &inner);
                 scrub = lower_scrub(cx, &inner);
+            }
+            "subscription" => {
+                only_once(cx, &mut seen, &inner);
+                session = subscription(cx, &inner).or(session);
             }
             "output" => outputs.extend(output(cx, &inner)),
             _ => steps.push(step::lower(cx, &inner)),
@@ -148,6 +249,8 @@ fn image(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<Image> {
     Some(Image {
         name: name?,
         base: base.unwrap_or_else(|| Spanned { value: base::placeholder(), span }),
+        size,
+        subscription: session,
         steps,
         scrub,
         outputs,
@@ -155,16 +258,30 @@ fn image(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<Image> {
 }
 
 fn lower_scrub(cx: &mut Context<'_>, fields: &Fields<'_>) -> Scrub {
-    let mut keep = BTreeSet::new();
+    let (mut keep, mut also) = (BTreeSet::new(), BTreeSet::new());
+    let mut keep_users = BTreeSet::new();
     if let Some(block) = fields.node.children() {
         let known: Vec<&'static Word> = fields.word.children().collect();
         for (node, word) in known_nodes(cx, block, "`scrub`", &known) {
             let inner = Fields::read(cx, node, word);
-            keep.extend(inner.many::<&'static str>("item").unwrap_or_default());
+            match word.keyword {
+                "keep" => keep.extend(inner.many::<&'static str>("item").unwrap_or_default()),
+                "also" => also.extend(inner.many::<&'static str>("item").unwrap_or_default()),
+                _ => keep_users.extend(inner.many::<String>("user").unwrap_or_default()),
+            }
         }
     }
-    let items = ScrubItem::ALL.into_iter().filter(|item| !keep.contains(item.keyword()));
-    Scrub { items: items.collect() }
+    if let Some(both) = keep.intersection(&also).next() {
+        let message = format!("`{both}` is both kept and scrubbed");
+        cx.push(
+            Mistake::at(fields.span, "kiln::lower::exactly_one", message, "in this block")
+                .help("name it in `keep` or in `also`"),
+        );
+    }
+    let wanted = |item: &ScrubItem| {
+        !keep.contains(item.keyword()) && (item.is_default() || also.contains(item.keyword()))
+    };
+    Scrub { items: ScrubItem::ALL.into_iter().filter(wanted).collect(), keep_users }
 }
 
 /// An output; `None` if its path is wrong, as its default path would only be in the way.

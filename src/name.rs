@@ -115,6 +115,10 @@ name_type! {
     /// The name of a step: unique in its image.
     StepName
 }
+name_type! {
+    /// The name of a secret: unique in a workspace, and the name of the file in which a step finds it.
+    SecretName
+}
 
 /// An absolute path in a guest, without `..`, `.`, doubled or trailing slashes.
 ///
@@ -125,6 +129,12 @@ name_type! {
 pub struct GuestPath(String);
 
 impl GuestPath {
+    /// `/`.
+    #[must_use]
+    pub fn root() -> Self {
+        Self("/".to_owned())
+    }
+
     /// The path as text, starting with `/`.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -2,7 +2,7 @@
 //!
 //! It only reads, never runs anything, and needs no layer's bytes. The clock is an argument.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,11 +10,15 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{ActionKey, StateId};
 use crate::explain::{self, Reason};
 use crate::inputs::{self, Input, InputError};
-use crate::key::{Action, Generation, Manifest, Operation};
+use crate::key::{Action, Generation, Manifest, Operation, Registration};
 use crate::lock::Lock;
 use crate::mistake::Mistake;
-use crate::recipe::{Base, FileBase, LocalFile, ScrubItem, StepKind};
-use crate::source::Span;
+use crate::name::SecretName;
+use crate::recipe::{
+    Account, Aids, Attached, Base, Fetch, Fetched, FileBase, LocalFile, Origin, Scrub, SecretUse,
+    Step, StepKind,
+};
+use crate::source::{Span, Spanned};
 use crate::store::results::{ActionResult, Results};
 use crate::workspace::Workspace;
 
@@ -23,6 +27,8 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// The label of an image's base.
 pub const BASE: &str = "base";
+/// The label of the action that makes the disk of an image's base larger.
+pub const SIZE: &str = "size";
 /// The label of an image's seal.
 pub const SEAL: &str = "seal";
 
@@ -96,15 +102,17 @@ pub fn actions(
         actions: Actions::default(),
         by_key: HashMap::new(),
     };
-    let mut scrubs: BTreeMap<usize, BTreeSet<ScrubItem>> = BTreeMap::new();
+    let mut scrubs: BTreeMap<usize, Scrub> = BTreeMap::new();
     let mut ends: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for &image in closure {
         let node = &workspace.graph.images[image];
-        let mut scrub = node.image.scrub.items.clone();
+        let mut scrub = node.image.scrub.clone();
         let mut chain = Vec::new();
         if let Some(base) = node.base {
             // Obligations are inherited: what a base image has to scrub, this one has too.
-            scrub.extend(scrubs.get(&base).into_iter().flatten().copied());
+            if let Some(below) = scrubs.get(&base) {
+                scrub = scrub.with_inherited(below);
+            }
             chain.extend(ends.get(&base).into_iter().flatten().copied());
         }
         finder.image(image, &mut chain);
@@ -115,6 +123,44 @@ pub fn actions(
         ends.insert(image, chain);
     }
     if finder.mistakes.is_empty() { Ok(finder.actions) } else { Err(finder.mistakes) }
+}
+
+/// An action before it has its place.
+struct Draft<'a> {
+    image: usize,
+    label: &'a str,
+    parent: Option<usize>,
+    operation: Operation,
+    network: bool,
+    aids: Aids<Input, SecretUse>,
+    registration: Option<Registration>,
+    generation: Option<Generation>,
+    timeout: Duration,
+    span: Span,
+}
+
+impl<'a> Draft<'a> {
+    /// An action that has nothing of its own but what it does.
+    fn plain(
+        image: usize,
+        label: &'a str,
+        parent: Option<usize>,
+        operation: Operation,
+        span: Span,
+    ) -> Self {
+        Self {
+            image,
+            label,
+            parent,
+            operation,
+            network: false,
+            aids: Aids::default(),
+            registration: None,
+            generation: None,
+            timeout: DEFAULT_TIMEOUT,
+            span,
+        }
+    }
 }
 
 struct Finder<'a> {
@@ -135,48 +181,48 @@ impl Finder<'_> {
         {
             let network = matches!(operation, Operation::Bootstrap(_));
             let generation = self.generation(image, BASE, network, refresh);
-            let timeout = DEFAULT_TIMEOUT;
-            let id = self.add(image, BASE, None, operation, network, generation, timeout, span);
-            chain.push(id);
+            let draft = Draft::plain(image, BASE, None, operation, span);
+            chain.push(self.add(Draft { network, generation, ..draft }));
         } else if node.base.is_none() {
             return;
         }
-        for (label, step) in node.steps() {
-            let Some(kind) = self.step(&step.kind) else { continue };
-            let generation = self.generation(image, label, step.is_impure(), step.refresh);
+        if let Some(size) = &node.image.size {
+            let grow = Operation::Grow(size.value);
             let parent = chain.last().copied();
-            let timeout = step.timeout.unwrap_or(DEFAULT_TIMEOUT);
-            let operation = Operation::Step(kind);
-            let network = step.network;
-            let id =
-                self.add(image, label, parent, operation, network, generation, timeout, step.span);
-            chain.push(id);
+            chain.push(self.add(Draft::plain(image, SIZE, parent, grow, size.span)));
+        }
+        for (label, step) in node.steps() {
+            let Some(draft) = self.step(image, label, step) else { continue };
+            chain.push(self.add(Draft { parent: chain.last().copied(), ..draft }));
         }
     }
 
-    fn seal(&mut self, image: usize, chain: &[usize], scrub: &BTreeSet<ScrubItem>) {
+    fn seal(&mut self, image: usize, chain: &[usize], scrub: &Scrub) {
         let span = self.workspace.graph.images[image].image.name.span;
         let (parent, seal) = (chain.last().copied(), Operation::Seal(scrub.clone()));
-        let seal = self.add(image, SEAL, parent, seal, false, None, DEFAULT_TIMEOUT, span);
+        let seal = self.add(Draft::plain(image, SEAL, parent, seal, span));
         self.actions.chains.push(Chain { image, nodes: chain.to_vec(), seal });
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the one place where a node is put together")]
-    fn add(
-        &mut self,
-        image: usize,
-        label: &str,
-        parent: Option<usize>,
-        operation: Operation,
-        network: bool,
-        generation: Option<Generation>,
-        timeout: Duration,
-        span: Span,
-    ) -> usize {
+    fn add(&mut self, draft: Draft<'_>) -> usize {
+        let Draft {
+            image,
+            label,
+            parent,
+            operation,
+            network,
+            aids,
+            registration,
+            generation,
+            timeout,
+            span,
+        } = draft;
         let workspace = self.workspace;
         let below = parent.map(|parent| &self.actions.nodes[parent]);
         let impure = generation.is_some() || below.is_some_and(|node| node.impure);
-        let action = Action { parent: below.map(|node| node.key), operation, network, generation };
+        let parent_key = below.map(|node| node.key);
+        let action =
+            Action { parent: parent_key, operation, network, aids, registration, generation };
         let manifest = action.manifest();
         let key = manifest.key();
         // Two images that say the same share the action.
@@ -230,17 +276,91 @@ impl Finder<'_> {
             Base::Bootstrap(bootstrap) => {
                 Some((Operation::Bootstrap(bootstrap.clone()), bootstrap.refresh, span))
             }
+            Base::Fetch(fetch) => Some((Operation::Fetch(self.fetched(fetch, span)?), None, span)),
+            Base::Scratch(scratch) => Some((Operation::Scratch(scratch.clone()), None, span)),
             Base::Image(_) => None,
         }
     }
 
-    fn step(&mut self, kind: &StepKind<LocalFile>) -> Option<StepKind<Input>> {
-        let whole_trees = matches!(kind, StepKind::CopyIn(_));
-        kind.map_files(|file| {
-            let found = if whole_trees { self.tree(file) } else { self.input(file) };
-            found.ok_or(())
+    /// A download by its checksum: the recipe's, or what the lock file has for its name.
+    fn fetched(&mut self, fetch: &Fetch, span: Span) -> Option<Fetched> {
+        let Fetch { origin, checksum, format } = fetch;
+        if let (Origin::Url(url), Some(checksum)) = (origin, checksum) {
+            let (url, checksum) = (url.clone(), checksum.clone());
+            return Some(Fetched { origin: origin.clone(), url, checksum, format: *format });
+        }
+        if let Some(locked) = self.lock.resolved.get(&origin.to_string()) {
+            return Some(Fetched {
+                origin: origin.clone(),
+                url: locked.url.clone(),
+                checksum: locked.checksum.clone(),
+                format: format.or(locked.format),
+            });
+        }
+        self.mistakes.push(
+            Mistake::at(
+                span,
+                "kiln::plan::not_locked",
+                format!("what `{origin}` is has not been looked up yet"),
+                "not in the lock file",
+            )
+            .help("run `kiln lock`, which looks it up and notes it in `kiln.lock`"),
+        );
+        None
+    }
+
+    fn step<'d>(&mut self, image: usize, label: &'d str, step: &Step) -> Option<Draft<'d>> {
+        let whole_trees = matches!(step.kind, StepKind::CopyIn(_));
+        let kind = step
+            .kind
+            .map_files(|file| {
+                let found = if whole_trees { self.tree(file) } else { self.input(file) };
+                found.ok_or(())
+            })
+            .ok()?;
+        let attached: Option<Vec<_>> = step
+            .aids
+            .attached
+            .iter()
+            .map(|Attached { source, at, disk }| {
+                let (at, disk) = (at.clone(), *disk);
+                Some(Attached { source: self.tree(source)?, at, disk })
+            })
+            .collect();
+        let secrets = step.aids.secrets.iter().map(|secret| self.secret(secret)).collect();
+        let subscription = step.aids.subscription;
+        let aids = Aids { attached: attached?, secrets, subscription };
+        let registration = subscription.then(|| self.registration(image)).flatten();
+        Some(Draft {
+            network: step.network,
+            aids,
+            registration,
+            generation: self.generation(image, label, step.is_impure(), step.refresh),
+            timeout: step.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            ..Draft::plain(image, label, None, Operation::Step(kind), step.span)
         })
-        .ok()
+    }
+
+    /// A secret as the key knows it. That there is such a secret, the workspace has checked.
+    fn secret(&self, name: &Spanned<SecretName>) -> SecretUse {
+        let secrets = &self.workspace.settings.secrets;
+        let source = secrets.iter().find(|source| source.name.value == name.value);
+        let version = source.map(|source| source.version.clone()).unwrap_or_default();
+        SecretUse { name: name.value.clone(), version }
+    }
+
+    fn registration(&self, image: usize) -> Option<Registration> {
+        let subscription = self.workspace.graph.images[image].image.subscription.as_ref()?;
+        let account = match &subscription.account {
+            Account::ActivationKey { organization, key } => {
+                Account::ActivationKey { organization: organization.clone(), key: self.secret(key) }
+            }
+            Account::User { user, password } => {
+                Account::User { user: user.clone(), password: self.secret(password) }
+            }
+        };
+        let (pools, server) = (subscription.pools.clone(), subscription.server.clone());
+        Some(Registration { account, pools, server })
     }
 
     fn input(&mut self, file: &LocalFile) -> Option<Input> {
@@ -412,30 +532,43 @@ impl Plan {
 pub fn summary(operation: &Operation) -> String {
     let detail = match operation {
         Operation::File(base) => format!("base file {}", base.file.name.to_string_lossy()),
+        Operation::Fetch(fetched) => format!("base {}", fetched.origin),
         Operation::Bootstrap(bootstrap) => format!("base bootstrap {}", bootstrap.suite),
+        Operation::Scratch(_) => "base scratch".to_owned(),
+        Operation::Grow(size) => format!("grow to {}", crate::progress::size(*size)),
         Operation::Seal(_) => "scrub, relabel, verify".to_owned(),
         Operation::Step(kind) => {
             let detail = match kind {
-                StepKind::Install(packages) | StepKind::Uninstall(packages) => {
+                StepKind::Install(packages)
+                | StepKind::Uninstall(packages)
+                | StepKind::FirstbootInstall(packages) => {
                     packages.names.iter().cloned().collect::<Vec<_>>().join(" ")
                 }
-                StepKind::Update | StepKind::SelinuxRelabel => String::new(),
+                StepKind::Update | StepKind::InjectQemuGa | StepKind::SelinuxRelabel => {
+                    String::new()
+                }
                 StepKind::Run(run) => run.script.name.to_string_lossy().into_owned(),
-                StepKind::RunCommand(run) => {
+                StepKind::RunCommand(run) | StepKind::FirstbootCommand(run) => {
                     run.script.lines().next().unwrap_or_default().to_owned()
                 }
                 StepKind::Write(step) => step.path.to_string(),
                 StepKind::AppendLine(step) => step.path.to_string(),
-                StepKind::CopyIn(step) | StepKind::Upload(step) => {
+                StepKind::CopyIn(step) | StepKind::Upload(step) | StepKind::TarIn(step) => {
                     format!("{} → {}", step.source.name.to_string_lossy(), step.destination)
                 }
                 StepKind::Mkdir(step) => step.path.to_string(),
                 StepKind::Delete(step) => join(&step.patterns),
-                StepKind::Move(step) => format!("{} → {}", step.from, step.to),
+                StepKind::Edit(step) => step.path.to_string(),
+                StepKind::Move(step) | StepKind::Copy(step) => {
+                    format!("{} → {}", step.from, step.to)
+                }
                 StepKind::Link(step) => join(&step.links),
                 StepKind::Chmod(step) => format!("{} {}", step.mode, join(&step.paths)),
                 StepKind::Chown(step) => join(&step.paths),
-                StepKind::Touch(step) | StepKind::Truncate(step) => join(&step.paths),
+                StepKind::Touch(step)
+                | StepKind::Truncate(step)
+                | StepKind::TruncateRecursive(step)
+                | StepKind::ScrubFile(step) => join(&step.paths),
                 StepKind::Hostname(name) => name.clone(),
                 StepKind::Timezone(zone) => zone.clone(),
                 StepKind::Password(step) => step.user.clone(),

@@ -3,14 +3,25 @@
 //! Types only, no behaviour beyond small accessors. `F` is how a step refers to a file of the
 //! workspace: a [`LocalFile`] as written, and an input once it has been hashed.
 
+mod aids;
+mod base;
+mod scrub;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{GuestPath, ImageName, Mode, Owner, StepName};
+use crate::name::{GuestPath, ImageName, Mode, Owner, SecretName, StepName};
 use crate::source::{Span, Spanned};
+
+pub use aids::{Account, Aids, Attached, SecretPlace, SecretSource, SecretUse, Subscription};
+pub use base::{
+    Base, Bootstrap, Checksum, DiskFormat, Fetch, Fetched, FileBase, Firmware, Layout, Origin,
+    Partition, PartitionUse, Scratch, SystemKind, TableKind,
+};
+pub use scrub::{Scrub, ScrubItem};
 
 /// One image: a base, ordered steps, a seal, outputs.
 #[derive(Debug, Clone)]
@@ -19,6 +30,10 @@ pub struct Image {
     pub name: Spanned<ImageName>,
     /// Where its disk comes from.
     pub base: Spanned<Base<LocalFile>>,
+    /// What its disk grows to right behind its base, in bytes; `None` where the base says it all.
+    pub size: Option<Spanned<u64>>,
+    /// How it is entitled to packages, for the steps that ask for it.
+    pub subscription: Option<Subscription>,
     /// Steps in the order written; `graph` puts them in the order of execution.
     pub steps: Vec<Step>,
     /// What its seal scrubs.
@@ -36,56 +51,6 @@ pub struct LocalFile {
     pub span: Span,
 }
 
-/// Where a disk comes from.
-#[derive(Debug, Clone)]
-pub enum Base<F> {
-    /// A disk image of the workspace.
-    File(FileBase<F>),
-    /// A bootable disk made from distribution packages.
-    Bootstrap(Bootstrap),
-    /// Another image of the workspace, at its unsealed state.
-    Image(Spanned<ImageName>),
-}
-
-/// `base file "disk.qcow2" format="qcow2"`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct FileBase<F> {
-    /// The disk image.
-    pub file: F,
-    /// Its format; found by its own magic number where none is written (never by qemu's probing).
-    pub format: Option<DiskFormat>,
-}
-
-/// Formats in which a disk image may come in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DiskFormat {
-    /// The bytes of the disk and nothing else.
-    Raw,
-    /// QEMU's copy-on-write format, version 2 or 3.
-    Qcow2,
-}
-
-/// `base bootstrap "bookworm" size="4G" { package "vim"; mirror "…"; … }`: a Debian or Ubuntu suite
-/// through `mmdebstrap`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bootstrap {
-    /// The suite, such as `bookworm`.
-    pub suite: String,
-    /// Size of the virtual disk in bytes, a multiple of 1 MiB.
-    pub size: u64,
-    /// Package mirrors; empty for the distribution's own.
-    pub mirrors: Vec<String>,
-    /// Archive components, such as `main`.
-    pub components: Vec<String>,
-    /// mmdebstrap's variant: `minbase`, `important`, `standard`.
-    pub variant: String,
-    /// Packages beside those that make the disk boot, sorted.
-    pub packages: BTreeSet<String>,
-    /// When a built base is too old; see [`Step::refresh`].
-    pub refresh: Option<Duration>,
-}
-
 /// One customization.
 #[derive(Debug, Clone)]
 pub struct Step {
@@ -101,15 +66,22 @@ pub struct Step {
     pub timeout: Option<Duration>,
     /// With a period, a step that uses the network runs again in each period of UTC time.
     pub refresh: Option<Duration>,
+    /// What its programs are given beside the guest.
+    pub aids: Aids<LocalFile, Spanned<SecretName>>,
     /// The whole node.
     pub span: Span,
 }
 
 impl Step {
-    /// Whether two runs may differ in more than the layout of blocks: the network has no lock.
+    /// Whether two runs may differ in more than the layout of blocks: the network has no lock, and
+    /// a random password is another one each time.
     #[must_use]
     pub fn is_impure(&self) -> bool {
-        self.network
+        let random = matches!(
+            &self.kind,
+            StepKind::Password(Password { secret: PasswordSecret::Random, .. })
+        );
+        self.network || random
     }
 }
 
@@ -173,6 +145,22 @@ pub enum StepKind<F> {
     SshInject(SshInject<F>),
     /// `firstboot "grow.sh"`: a script that runs once, at the first boot.
     Firstboot(Firstboot<F>),
+    /// `firstboot-command "…"`: the same, with the text in the recipe.
+    FirstbootCommand(RunCommand),
+    /// `firstboot-install "nginx"`: packages that are installed at the first boot.
+    FirstbootInstall(Packages),
+    /// `edit "/etc/ssh/sshd_config" "s/^#?UseDNS .*/UseDNS no/"`: expressions on each line of a file.
+    Edit(Edit),
+    /// `copy "/etc/skel" "/srv/skel"`: a file or tree inside the guest, with all attributes.
+    Copy(Move),
+    /// `tar-in "site.tar.gz" "/srv"`: an archive of the workspace, unpacked into a directory.
+    TarIn(CopyIn<F>),
+    /// `truncate-recursive "/var/log"`: every regular file below directories to no bytes.
+    TruncateRecursive(Paths),
+    /// `scrub-file "/root/key"`: files whose bytes are overwritten before they are removed.
+    ScrubFile(Paths),
+    /// `inject-qemu-ga`: the QEMU guest agent, installed and enabled.
+    InjectQemuGa,
     /// `selinux-relabel`: changes nothing about the order, as the seal always relabels last.
     SelinuxRelabel,
 }
@@ -304,6 +292,35 @@ pub struct Password<F> {
     pub user: String,
     /// The password, or that there is none.
     pub secret: PasswordSecret<F>,
+    /// How the guest's `chpasswd` hashes it; its own choice where none is written.
+    pub crypto: Option<Crypto>,
+}
+
+/// How a password is hashed. Source: crypt(5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Crypto {
+    /// `$y$`.
+    Yescrypt,
+    /// `$6$`.
+    Sha512,
+    /// `$5$`.
+    Sha256,
+    /// `$1$`, for guests that know nothing else.
+    Md5,
+}
+
+impl Crypto {
+    /// The name in a recipe.
+    #[must_use]
+    pub const fn keyword(self) -> &'static str {
+        match self {
+            Self::Yescrypt => "yescrypt",
+            Self::Sha512 => "sha512",
+            Self::Sha256 => "sha256",
+            Self::Md5 => "md5",
+        }
+    }
 }
 
 /// A password or its absence.
@@ -315,6 +332,10 @@ pub enum PasswordSecret<F> {
     Plain(String),
     /// `file="password.txt"`: the first line of a file, hashed by the guest's own `chpasswd`.
     File(F),
+    /// `secret="NAME"`: the only secret of the step's [`Aids`].
+    Secret,
+    /// `random=#true`: 16 characters, shown to whoever builds and kept nowhere.
+    Random,
     /// `locked=#true`: `!` before the hash, which is kept.
     Locked,
     /// `disabled=#true`: `*`, no password will ever match.
@@ -337,6 +358,17 @@ pub enum SshKey<F> {
     Text(String),
     /// `file="keys/admin.pub"`: one key a line.
     File(F),
+}
+
+/// Expressions on the lines of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edit {
+    /// The file, which must exist.
+    pub path: GuestPath,
+    /// Expressions, each done on every line before the next; see `guest::edit`.
+    pub expressions: Vec<String>,
+    /// Whether it is an error that no line changes.
+    pub required: bool,
 }
 
 /// A script for the first boot.
@@ -373,6 +405,14 @@ impl<F> StepKind<F> {
             Self::Password(_) => "password",
             Self::SshInject(_) => "ssh-inject",
             Self::Firstboot(_) => "firstboot",
+            Self::FirstbootCommand(_) => "firstboot-command",
+            Self::FirstbootInstall(_) => "firstboot-install",
+            Self::Edit(_) => "edit",
+            Self::Copy(_) => "copy",
+            Self::TarIn(_) => "tar-in",
+            Self::TruncateRecursive(_) => "truncate-recursive",
+            Self::ScrubFile(_) => "scrub-file",
+            Self::InjectQemuGa => "inject-qemu-ga",
             Self::SelinuxRelabel => "selinux-relabel",
         }
     }
@@ -420,9 +460,12 @@ impl<F> StepKind<F> {
                     PasswordSecret::Hash(hash) => PasswordSecret::Hash(hash.clone()),
                     PasswordSecret::Plain(plain) => PasswordSecret::Plain(plain.clone()),
                     PasswordSecret::File(file) => PasswordSecret::File(turn(file)?),
+                    PasswordSecret::Secret => PasswordSecret::Secret,
+                    PasswordSecret::Random => PasswordSecret::Random,
                     PasswordSecret::Locked => PasswordSecret::Locked,
                     PasswordSecret::Disabled => PasswordSecret::Disabled,
                 },
+                crypto: password.crypto,
             }),
             Self::SshInject(inject) => StepKind::SshInject(SshInject {
                 user: inject.user.clone(),
@@ -434,76 +477,16 @@ impl<F> StepKind<F> {
             Self::Firstboot(firstboot) => {
                 StepKind::Firstboot(Firstboot { script: turn(&firstboot.script)? })
             }
+            Self::FirstbootCommand(command) => StepKind::FirstbootCommand(command.clone()),
+            Self::FirstbootInstall(packages) => StepKind::FirstbootInstall(packages.clone()),
+            Self::Edit(edit) => StepKind::Edit(edit.clone()),
+            Self::Copy(path) => StepKind::Copy(path.clone()),
+            Self::TarIn(archive) => StepKind::TarIn(copy_in(archive)?),
+            Self::TruncateRecursive(paths) => StepKind::TruncateRecursive(paths.clone()),
+            Self::ScrubFile(paths) => StepKind::ScrubFile(paths.clone()),
+            Self::InjectQemuGa => StepKind::InjectQemuGa,
             Self::SelinuxRelabel => StepKind::SelinuxRelabel,
         })
-    }
-}
-
-/// What the seal removes because no two machines may share it, or nobody needs it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scrub {
-    /// The items to scrub: the default set, less what `scrub { keep "…" }` names.
-    pub items: BTreeSet<ScrubItem>,
-}
-
-impl Default for Scrub {
-    fn default() -> Self {
-        Self { items: ScrubItem::ALL.into_iter().collect() }
-    }
-}
-
-/// One thing that the seal scrubs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ScrubItem {
-    /// `/etc/machine-id` becomes `uninitialized`, or empty with an old systemd; D-Bus's copy a link to it.
-    MachineId,
-    /// SSH host keys, where something in the guest makes new ones.
-    SshHostKeys,
-    /// Persistent network rules become empty; they are not deleted.
-    PersistentNet,
-    /// `HWADDR=` lines in `ifcfg-*` files.
-    HwAddr,
-    /// DHCP leases.
-    DhcpLeases,
-    /// Caches and downloaded lists of package managers.
-    PackageCache,
-    /// Log files become empty; rotated ones and journals go.
-    Logs,
-    /// Random seeds.
-    RandomSeed,
-    /// `/tmp`, `/var/tmp` and what builders leave behind.
-    BuildLeftovers,
-}
-
-impl ScrubItem {
-    /// All items, which is the default set.
-    pub const ALL: [Self; 9] = [
-        Self::MachineId,
-        Self::SshHostKeys,
-        Self::PersistentNet,
-        Self::HwAddr,
-        Self::DhcpLeases,
-        Self::PackageCache,
-        Self::Logs,
-        Self::RandomSeed,
-        Self::BuildLeftovers,
-    ];
-
-    /// The item's name in a recipe.
-    #[must_use]
-    pub const fn keyword(self) -> &'static str {
-        match self {
-            Self::MachineId => "machine-id",
-            Self::SshHostKeys => "ssh-host-keys",
-            Self::PersistentNet => "persistent-net",
-            Self::HwAddr => "hwaddr",
-            Self::DhcpLeases => "dhcp-leases",
-            Self::PackageCache => "package-cache",
-            Self::Logs => "logs",
-            Self::RandomSeed => "random-seed",
-            Self::BuildLeftovers => "build-leftovers",
-        }
     }
 }
 

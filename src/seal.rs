@@ -3,7 +3,6 @@
 //! These are the phases; the keeper mounts and unmounts around them, and the door ends all writing
 //! before the sealed state is recorded. What the labels should be is `guest::selinux`'s.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +25,7 @@ use crate::guest::selinux::{
 };
 use crate::guest::{self, Guest, GuestError, GuestRoot};
 use crate::name::GuestPath;
-use crate::recipe::ScrubItem;
+use crate::recipe::Scrub;
 
 /// Mismatches that an error names.
 const NAMED: usize = 5;
@@ -193,11 +192,11 @@ impl fmt::Display for Labels {
 /// Where the guest's tree does not allow it, or its policy is broken.
 pub fn scrub(
     mounted: &Path,
-    items: &BTreeSet<ScrubItem>,
+    wanted: &Scrub,
 ) -> Result<(SealReport, Option<Box<Policy>>), SealError> {
     let root = GuestRoot::open(mounted)?;
     let guest = Guest::inspect(&root)?;
-    let scrub = guest::scrub(&root, &guest, items)?;
+    let scrub = guest::scrub(&root, &guest, wanted)?;
     let packages = match installed(&root, &guest)? {
         Installed::List(list) => Some(list),
         Installed::Ask(_) => None,

@@ -27,7 +27,7 @@ impl From<Span> for miette::SourceSpan {
 }
 
 /// A value and the place where it was written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spanned<T> {
     /// What was written.
     pub value: T,

@@ -13,9 +13,9 @@ use walkdir::WalkDir;
 
 use crate::graph::{self, BuildGraph};
 use crate::lower::{self, Settings};
-use crate::mistake::{Mistake, Mistakes};
+use crate::mistake::{Mistake, Mistakes, nearest};
 use crate::parse::{self, KdlDocument};
-use crate::recipe::LocalFile;
+use crate::recipe::{Account, Image, LocalFile};
 use crate::source::Sources;
 
 /// The file that marks a workspace and holds its settings.
@@ -177,6 +177,7 @@ pub fn compile(
             }));
         }
     }
+    mistakes.extend(unknown_secrets(&settings, &images));
     // What could not be parsed, or has no usable name, may be what others name.
     let unread = ["kiln::parse::", "kiln::lower::bad_name"];
     let unread =
@@ -190,6 +191,46 @@ pub fn compile(
             Err(mistakes)
         }
     }
+}
+
+/// The secrets that images name and `kiln.kdl` lacks, and steps that want a subscription where the
+/// image has none.
+fn unknown_secrets(settings: &Settings, images: &[Image]) -> Vec<Mistake> {
+    let known = || settings.secrets.iter().map(|secret| secret.name.value.as_str());
+    let mut mistakes = Vec::new();
+    for image in images {
+        let account = image.subscription.as_ref().map(|subscription| &subscription.account);
+        let of_account = account.map(|account| match account {
+            Account::ActivationKey { key: secret, .. } | Account::User { password: secret, .. } => {
+                secret
+            }
+        });
+        let of_steps = image.steps.iter().flat_map(|step| &step.aids.secrets);
+        for secret in of_account.into_iter().chain(of_steps) {
+            let name = secret.value.as_str();
+            if known().any(|known| known == name) {
+                continue;
+            }
+            let help = match nearest(name, known()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("write where it is found in `kiln.kdl`: `secret \"{name}\" env=…`"),
+            };
+            let message = format!("there is no secret `{name}`");
+            mistakes.push(
+                Mistake::at(secret.span, "kiln::workspace::unknown_secret", message, "not known")
+                    .help(help),
+            );
+        }
+        let wanting = image.steps.iter().filter(|step| step.aids.subscription);
+        for step in wanting.filter(|_| image.subscription.is_none()) {
+            let message = format!("the image `{}` has no subscription", image.name.value);
+            mistakes.push(
+                Mistake::at(step.span, "kiln::workspace::no_subscription", message, "wants one")
+                    .help("add `subscription organization=… activation-key=…` to the image"),
+            );
+        }
+    }
+    mistakes
 }
 
 /// How the codes of names start that nothing has.

@@ -289,12 +289,12 @@ contracts! {
     timezone: |f| f.file("guest/etc/localtime", "old", 0o644), |_| StepKind::Timezone("Europe/Vienna".into());
     timezone_unknown: nothing, |_| StepKind::Timezone("zone.tab".into());
     timezone_climbs: nothing, |_| StepKind::Timezone("../../../etc/passwd".into());
-    password_locked: nothing, |_| StepKind::Password(Password { user: "root".into(), secret: PasswordSecret::Locked });
-    password_disabled: nothing, |_| StepKind::Password(Password { user: "web".into(), secret: PasswordSecret::Disabled });
-    password_hash: nothing, |_| StepKind::Password(Password { user: "web".into(), secret: PasswordSecret::Hash("$6$s$h".into()) });
-    password_bad_hash: nothing, |_| StepKind::Password(Password { user: "web".into(), secret: PasswordSecret::Hash("secret".into()) });
-    password_missing_user: nothing, |_| StepKind::Password(Password { user: "rot".into(), secret: PasswordSecret::Locked });
-    password_without_shadow: nothing, |_| StepKind::Password(Password { user: "homeless".into(), secret: PasswordSecret::Locked });
+    password_locked: nothing, |_| StepKind::Password(Password { user: "root".into(), secret: PasswordSecret::Locked, crypto: None  });
+    password_disabled: nothing, |_| StepKind::Password(Password { user: "web".into(), secret: PasswordSecret::Disabled, crypto: None  });
+    password_hash: nothing, |_| StepKind::Password(Password { user: "web".into(), secret: PasswordSecret::Hash("$6$s$h".into()), crypto: None  });
+    password_bad_hash: nothing, |_| StepKind::Password(Password { user: "web".into(), secret: PasswordSecret::Hash("secret".into()), crypto: None  });
+    password_missing_user: nothing, |_| StepKind::Password(Password { user: "rot".into(), secret: PasswordSecret::Locked, crypto: None  });
+    password_without_shadow: nothing, |_| StepKind::Password(Password { user: "homeless".into(), secret: PasswordSecret::Locked, crypto: None  });
     ssh_inject: nothing, |_| StepKind::SshInject(SshInject { user: "web".into(), key: SshKey::Text(KEY.into()) });
     ssh_inject_known_key: |f| f.file("guest/home/web/.ssh/authorized_keys", KEY.replace("me@here", "other"), 0o644), |_| StepKind::SshInject(SshInject { user: "web".into(), key: SshKey::Text(KEY.into()) });
     ssh_inject_through_link: link_to("/etc", "home/web/.ssh"), |_| StepKind::SshInject(SshInject { user: "web".into(), key: SshKey::Text(KEY.into()) });
@@ -358,7 +358,9 @@ fn programs_of_steps() {
     let root = fixture.root();
     let guest = Guest::inspect(&root).unwrap();
     let run = |script: &str| StepKind::RunCommand(RunCommand { script: script.into() });
-    let password = |user: &str, secret| StepKind::Password(Password { user: user.into(), secret });
+    let password = |user: &str, secret| {
+        StepKind::Password(Password { user: user.into(), secret, crypto: None })
+    };
     let steps = [
         run("echo hello"),
         run("#!/usr/bin/python3 -I\nprint()"),
@@ -526,7 +528,7 @@ fn scrubbing() {
     }
     symlink("/etc/passwd", fixture.guest.join("tmp/link")).unwrap();
     symlink("/srv/keep", fixture.guest.join("var/log/link.log")).unwrap();
-    let all = BTreeSet::from(ScrubItem::ALL);
+    let wanted = kiln::recipe::Scrub::default();
     let root = fixture.root();
     let guest = Guest::inspect(&root).unwrap();
     let mut text = String::new();
@@ -539,7 +541,7 @@ fn scrubbing() {
             fixture.file("guest/usr/lib/systemd/system-generators/cloud-init-generator", "", 0o755);
             before = fixture.state();
         }
-        let reports = scrub(&root, &guest, &all).unwrap();
+        let reports = scrub(&root, &guest, &wanted).unwrap();
         let after = fixture.state();
         writeln!(text, "[{name}]\n{}", difference(&before, &after)).unwrap();
         for report in reports {

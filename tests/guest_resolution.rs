@@ -162,7 +162,15 @@ fn scrubs_host_keys(files: Files) -> bool {
     }
     let root = GuestRoot::open(top.path()).unwrap();
     let guest = Guest::inspect(&root).unwrap();
-    let report = scrub(&root, &guest, &BTreeSet::from([ScrubItem::SshHostKeys])).unwrap();
+    let report = scrub(
+        &root,
+        &guest,
+        &kiln::recipe::Scrub {
+            items: BTreeSet::from([ScrubItem::SshHostkeys]),
+            ..Default::default()
+        },
+    )
+    .unwrap();
     let gone = !top.path().join("etc/ssh/ssh_host_rsa_key").exists();
     assert_eq!(report[0].kept.is_none(), gone);
     gone

@@ -41,6 +41,8 @@ fn meaning(graph: &BuildGraph) -> String {
             }
             Base::Bootstrap(base) => writeln!(text, "{base:?}").unwrap(),
             Base::Image(base) => writeln!(text, "{:?}", base.value).unwrap(),
+            Base::Fetch(base) => writeln!(text, "{base:?}").unwrap(),
+            Base::Scratch(base) => writeln!(text, "{base:?}").unwrap(),
         }
         for (label, step) in node.steps() {
             let kind = step.kind.map_files(|file| Ok::<_, ()>(file.path.clone())).unwrap();
@@ -114,7 +116,7 @@ image "web" {
     /- upload "a" "/b" { c /-d e=1; }
     chown ":www-data" "/srv" /-recursive=#true
     link "../x" /- "/y" "/z" { after "web" "tools"; }
-    scrub { keep "logs" "machine-id"; }
+    scrub { keep "logfiles" "machine-id"; }
     password "root" locked=#true; ssh-inject "a" file="k.pub" \ // on the next line
         name="key"
     selinux-relabel

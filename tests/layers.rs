@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["graph"],
     &["lower", "lock"],
     &["parse", "recipe"],
-    &["mistake", "name", "files", "link", "host"],
+    &["mistake", "name", "files", "link", "host", "secret"],
     &["digest", "source", "sys"],
 ];
 

@@ -126,6 +126,7 @@ pub fn raw_disk(
             return sized(image);
         }
         Some(DiskFormat::Qcow2) | None => {}
+        Some(_) => todo!("formats"),
     }
     check_qcow2(image, &header)?;
     let target = scratch.join("base.raw");

@@ -26,7 +26,7 @@ use crate::key::Operation;
 use crate::output::{self, Description, Layer, Wanted};
 use crate::plan::{Actions, Node};
 use crate::progress::{StepDone, size};
-use crate::recipe::{FileBase, ScrubItem};
+use crate::recipe::{Aids, Attached, FileBase, Scrub};
 use crate::seal::SealReport;
 use crate::store::objects::Readers;
 use crate::store::results::{ActionResult, Placement};
@@ -226,7 +226,6 @@ impl Lane<'_> {
         if self.engine.interrupted.load(Ordering::SeqCst) {
             return Err(Stop::Replan);
         }
-        self.tell(Event::Started { node: number });
         let lock = self.lock(number, node)?;
         let start = Instant::now();
         let (outcome, layer) = match &node.action.operation {
@@ -234,6 +233,7 @@ impl Lane<'_> {
                 return self.seal(number, node, scrub, held, directory, start);
             }
             Operation::File(base) => (Outcome::default(), self.file_base(base, held, directory)?),
+            Operation::Fetch(_) => todo!("bases"),
             operation => {
                 let task = Self::task(node, operation, directory)?;
                 let outcome = self.perform(number, node, &task, held, directory)?;
@@ -266,18 +266,25 @@ impl Lane<'_> {
         Ok(layer.placement)
     }
 
-    /// Takes the right to build a node, and looks whether another kiln built it meanwhile.
+    /// Takes the right to build a node, and looks whether it has a result meanwhile: another kiln
+    /// built it, or a base made anew from the same bytes brought back what stood on it.
     fn lock(&self, number: usize, node: &Node) -> Result<ActionLock, Stop> {
         let store = self.engine.store;
         let taken = ActionLock::try_take(store, node.key).map_err(|error| host(&error))?;
-        let lock = if let Some(lock) = taken {
-            lock
-        } else {
+        let waits = taken.is_none();
+        if waits {
+            self.tell(Event::Started { node: number });
             self.tell(Event::Waiting { node: number });
-            self.wait_for_lock(node)?
-        };
+        }
+        let lock = taken.map_or_else(|| self.wait_for_lock(node), Ok)?;
         let results = store.results().map_err(|error| host(&error))?;
-        if results.of_action(node.key).is_empty() { Ok(lock) } else { Err(Stop::Replan) }
+        if !results.of_action(node.key).is_empty() {
+            return Err(Stop::Replan);
+        }
+        if !waits {
+            self.tell(Event::Started { node: number });
+        }
+        Ok(lock)
     }
 
     /// Looks again and again, so that the user can end the waiting.
@@ -297,7 +304,13 @@ impl Lane<'_> {
     /// Takes private copies of a step's inputs, and makes it a task.
     fn task(node: &Node, operation: &Operation, directory: &Path) -> Result<Task, Stop> {
         Ok(match operation {
-            Operation::File(_) | Operation::Seal(_) => return Err(Stop::Replan),
+            Operation::File(_) | Operation::Fetch(_) | Operation::Seal(_) => {
+                return Err(Stop::Replan);
+            }
+            Operation::Scratch(scratch) => {
+                Task::Scratch { scratch: scratch.clone(), seed: node.key.0, timeout: node.timeout }
+            }
+            Operation::Grow(_) => Task::Grow { timeout: node.timeout },
             Operation::Bootstrap(bootstrap) => Task::Bootstrap {
                 bootstrap: bootstrap.clone(),
                 seed: node.key.0,
@@ -306,15 +319,31 @@ impl Lane<'_> {
             Operation::Step(kind) => {
                 let copies = directory.join(format!("inputs-{}", node.key.short()));
                 let mut count = 0;
-                let kind = kind.map_files(|input: &Input| {
+                let mut copy = |input: &Input| {
                     let place = copies.join(count.to_string());
                     count += 1;
                     files::make_directory(&place, 0o700).map_err(|error| host(&error))?;
                     let path = inputs::snapshot(input, &place)
                         .map_err(|error| Stop::from(Fault::of(FaultKind::Step, &error)))?;
                     Ok::<_, Stop>(Snapshot { path })
-                })?;
-                Task::Step { kind, network: node.action.network, timeout: node.timeout }
+                };
+                let kind = kind.map_files(&mut copy)?;
+                let Aids { attached, secrets, subscription } = &node.action.aids;
+                let attached = attached
+                    .iter()
+                    .map(|Attached { source, at, disk }| {
+                        Ok(Attached { source: copy(source)?, at: at.clone(), disk: *disk })
+                    })
+                    .collect::<Result<_, Stop>>()?;
+                let (secrets, subscription) = (secrets.clone(), *subscription);
+                Task::Step {
+                    kind,
+                    network: node.action.network,
+                    aids: Aids { attached, secrets, subscription },
+                    registration: node.action.registration.clone(),
+                    secrets: Vec::new(),
+                    timeout: node.timeout,
+                }
             }
         })
     }
@@ -480,7 +509,7 @@ impl Lane<'_> {
         &self,
         number: usize,
         node: &Node,
-        scrub: &BTreeSet<ScrubItem>,
+        scrub: &Scrub,
         held: &mut Held,
         directory: &Path,
         start: Instant,

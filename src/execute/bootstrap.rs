@@ -198,6 +198,7 @@ mod tests {
     #[test]
     fn the_command_lines_do_not_move() {
         let bootstrap = Bootstrap {
+            layout: crate::recipe::Layout::default(),
             suite: "bookworm".into(),
             size: 4 << 30,
             mirrors: vec![],

@@ -209,7 +209,8 @@ impl Keeper {
             Task::Bootstrap { bootstrap, seed, timeout } => {
                 self.bootstrap(bootstrap, *seed, *timeout, &mut log, engine)
             }
-            Task::Step { kind, network, timeout } => {
+            Task::Scratch { .. } | Task::Grow { .. } => todo!("disks"),
+            Task::Step { kind, network, timeout, aids: _, registration: _, secrets: _ } => {
                 let outcome = self.step(kind, *network, *timeout, &mut log, engine)?;
                 self.follow_fstab()?;
                 Ok(outcome)
@@ -276,7 +277,7 @@ impl Keeper {
 
     fn seal(
         &mut self,
-        scrub: &std::collections::BTreeSet<crate::recipe::ScrubItem>,
+        scrub: &crate::recipe::Scrub,
         log: &mut steps::Log,
         engine: &mut Link,
     ) -> Result<SealReport, Fault> {

@@ -3,7 +3,7 @@
 //! This is kiln's own side: it starts a launcher for each disk and talks to its keeper. It parses
 //! no file system itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -23,7 +23,7 @@ use crate::disk::door::Serve;
 use crate::disk::overlay::Changed;
 use crate::files::{Context, FileError};
 use crate::link::Link;
-use crate::recipe::{OutputFormat, ScrubItem};
+use crate::recipe::{OutputFormat, Scrub};
 use crate::seal::SealReport;
 use crate::store::LayerFiles;
 
@@ -292,7 +292,7 @@ impl Bench for Disk {
 
     fn seal(
         mut self: Box<Self>,
-        scrub: &BTreeSet<ScrubItem>,
+        scrub: &Scrub,
         log: &Path,
         output: &mut OnOutput<'_>,
     ) -> Result<(SealReport, Box<dyn Resting>), Fault> {

@@ -22,6 +22,7 @@ pub fn apply(root: &GuestRoot, guest: &Guest, kind: &StepKind<Snapshot>) -> Resu
         | StepKind::Update
         | StepKind::Run(_)
         | StepKind::RunCommand(_)
+        | StepKind::InjectQemuGa
         | StepKind::SelinuxRelabel => Ok(()),
         StepKind::Write(step) => files::write(root, step),
         StepKind::AppendLine(step) => files::append_line(root, step),
@@ -41,9 +42,19 @@ pub fn apply(root: &GuestRoot, guest: &Guest, kind: &StepKind<Snapshot>) -> Resu
             PasswordSecret::Hash(hash) => edit_password(root, &step.user, ShadowEdit::Hash(hash)),
             PasswordSecret::Locked => edit_password(root, &step.user, ShadowEdit::Lock),
             PasswordSecret::Disabled => edit_password(root, &step.user, ShadowEdit::Disable),
-            PasswordSecret::Plain(_) | PasswordSecret::File(_) => Ok(()),
+            PasswordSecret::Plain(_)
+            | PasswordSecret::File(_)
+            | PasswordSecret::Secret
+            | PasswordSecret::Random => Ok(()),
         },
         StepKind::SshInject(step) => ssh::inject(root, step),
         StepKind::Firstboot(step) => firstboot::add(root, guest, step),
+        StepKind::FirstbootCommand(_)
+        | StepKind::FirstbootInstall(_)
+        | StepKind::Edit(_)
+        | StepKind::Copy(_)
+        | StepKind::TarIn(_)
+        | StepKind::TruncateRecursive(_)
+        | StepKind::ScrubFile(_) => todo!("operations"),
     }
 }

@@ -139,6 +139,7 @@ pub fn program_for(
             Some(password) => chpasswd(root, &step.user, &password)?,
             None => return Ok(None),
         },
+        StepKind::InjectQemuGa => todo!("operations"),
         StepKind::Write(_)
         | StepKind::AppendLine(_)
         | StepKind::CopyIn(_)
@@ -155,6 +156,13 @@ pub fn program_for(
         | StepKind::Timezone(_)
         | StepKind::SshInject(_)
         | StepKind::Firstboot(_)
+        | StepKind::FirstbootCommand(_)
+        | StepKind::FirstbootInstall(_)
+        | StepKind::Edit(_)
+        | StepKind::Copy(_)
+        | StepKind::TarIn(_)
+        | StepKind::TruncateRecursive(_)
+        | StepKind::ScrubFile(_)
         | StepKind::SelinuxRelabel => return Ok(None),
     };
     guest.check_runs_here()?;
@@ -238,6 +246,7 @@ fn password_text(step: &Password<Snapshot>) -> Result<Option<Vec<u8>>, GuestErro
         PasswordSecret::Hash(_) | PasswordSecret::Locked | PasswordSecret::Disabled => {
             return Ok(None);
         }
+        PasswordSecret::Secret | PasswordSecret::Random => todo!("secrets"),
         PasswordSecret::Plain(text) => text.clone().into_bytes(),
         PasswordSecret::File(file) => {
             let bytes = read_snapshot(file, LARGEST_PASSWORD)?;

@@ -4,7 +4,6 @@
 
 mod hostkeys;
 
-use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -14,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{GuestError, shown};
 use super::inspect::{Guest, Init};
 use super::root::{FileAttributes, GuestRoot, Place};
-use crate::recipe::ScrubItem;
+use crate::recipe::{Scrub, ScrubItem};
 
 const SCRUB: &str = "scrub";
 /// Largest configuration file that is edited, in bytes.
@@ -44,10 +43,10 @@ pub struct ScrubReport {
 pub fn scrub(
     root: &GuestRoot,
     guest: &Guest,
-    items: &BTreeSet<ScrubItem>,
+    wanted: &Scrub,
 ) -> Result<Vec<ScrubReport>, GuestError> {
     let mut reports = Vec::new();
-    for &item in items {
+    for &item in &wanted.items {
         let mut work = Work {
             root,
             report: ScrubReport {
@@ -60,14 +59,15 @@ pub fn scrub(
         };
         match item {
             ScrubItem::MachineId => work.machine_id(guest)?,
-            ScrubItem::SshHostKeys => work.ssh_host_keys(guest)?,
-            ScrubItem::PersistentNet => work.persistent_net()?,
-            ScrubItem::HwAddr => work.hardware_addresses()?,
-            ScrubItem::DhcpLeases => work.remove_all(LEASES)?,
-            ScrubItem::PackageCache => work.package_caches()?,
-            ScrubItem::Logs => work.logs()?,
+            ScrubItem::SshHostkeys => work.ssh_host_keys(guest)?,
+            ScrubItem::UdevPersistentNet => work.persistent_net()?,
+            ScrubItem::NetHwaddr => work.hardware_addresses()?,
+            ScrubItem::DhcpClientState => work.remove_all(LEASES)?,
+            ScrubItem::PackageManagerCache => work.package_caches()?,
+            ScrubItem::Logfiles => work.logs()?,
             ScrubItem::RandomSeed => work.remove_all(SEEDS)?,
             ScrubItem::BuildLeftovers => work.remove_all(LEFTOVERS)?,
+            _ => todo!("the other items"),
         }
         reports.push(work.report);
     }

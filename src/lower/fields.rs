@@ -288,12 +288,24 @@ fn unknown_node(cx: &mut Context<'_>, node: &KdlNode, owner: &str, known: &[&'st
 fn foreign(name: &str) -> Option<&'static str> {
     Some(match name {
         "root-password" => "write `password \"root\" …`",
-        "copy" => "write `copy-in` for a file of the workspace, or `run-command \"cp …\"`",
-        "edit" => "write `run-command` with sed, or `upload` the whole file",
+        "sm-register" | "sm-attach" | "sm-credentials" => {
+            "write `subscription organization=… activation-key=…` in the image, and \
+             `subscription=#true` at the steps that need it"
+        }
+        "sm-remove" | "sm-unregister" => {
+            "leave it out: kiln unregisters behind the steps with `subscription=#true`, also on failure"
+        }
         "env" | "user" => "write `run-command` with a script that does this",
         "image" => "images stand in files below `recipes/`, each at the top level",
-        "keep" => "write it in the block of `scrub`",
+        "keep" | "also" | "keep-user" => "write it in the block of `scrub`",
         "package" | "mirror" | "component" => "write it in the block of `base bootstrap`",
+        "partition" | "table" | "firmware" => {
+            "write it in the block of `base bootstrap` or `base scratch`"
+        }
+        "pool" => "write it in the block of `subscription`",
+        "attach" | "secret" => {
+            "write it in the block of the step that needs it; where a secret is found stands in `kiln.kdl`"
+        }
         _ if RECIPE[0].children().any(|word| word.keyword == name) => {
             "write it in the block of an `image`"
         }

@@ -37,6 +37,30 @@ pub(super) fn mirror_fault(text: &str) -> Option<&'static str> {
     }
 }
 
+pub(super) fn url_fault(text: &str) -> Option<&'static str> {
+    let rest = ["https://", "http://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+    let odd = |c: char| c.is_whitespace() || c.is_control();
+    match rest {
+        None => Some("it starts with neither `https://` nor `http://`"),
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => Some("it names no host"),
+        Some(rest) if rest.split('/').next().is_some_and(|host| host.contains('@')) => {
+            Some("a user or password has no place in a recipe")
+        }
+        Some(_) => text.contains(odd).then_some("a space stands in it"),
+    }
+}
+
+pub(super) fn template_fault(text: &str) -> Option<&'static str> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if text.len() > MAX_WORD {
+        Some("it is longer than 200 bytes")
+    } else {
+        let right = text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(fits);
+        (!right)
+            .then_some("letters, digits, `-`, `_` and `.` may stand in it, a letter or digit first")
+    }
+}
+
 pub(super) fn archive_fault(text: &str) -> Option<&'static str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     if text.len() > MAX_WORD {

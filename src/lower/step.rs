@@ -5,26 +5,36 @@
 use super::fields::{Context, Fields, known_nodes};
 use super::table::Word;
 use crate::mistake::Mistake;
-use crate::name::{GuestPath, Mode, Owner};
+use crate::name::{GuestPath, Mode, Owner, SecretName};
 use crate::recipe::{
-    AppendLine, Attributes, Chmod, Chown, CopyIn, Delete, Firstboot, Link, LocalFile, Mkdir, Move,
-    Packages, Password, PasswordSecret, Paths, Run, RunCommand, SshInject, SshKey, Step, StepKind,
-    Write,
+    Aids, AppendLine, Attached, Attributes, Chmod, Chown, CopyIn, Crypto, Delete, Edit, Firstboot,
+    Link, LocalFile, Mkdir, Move, Packages, Password, PasswordSecret, Paths, Run, RunCommand,
+    SshInject, SshKey, Step, StepKind, Write,
 };
+use crate::source::Spanned;
 
 /// The step that a node describes. One that is wrong stands as an `update`, so that its name and
 /// its order can be checked too; nobody sees it, as its mistakes end the run.
 pub(super) fn lower(cx: &mut Context<'_>, fields: &Fields<'_>) -> Step {
     let mut after: Vec<_> = fields.property("after").into_iter().collect();
+    let subscription = fields.property("subscription").unwrap_or(false);
+    let mut aids = Aids { attached: Vec::new(), secrets: Vec::new(), subscription };
     if let Some(block) = fields.node.children() {
         let known: Vec<&'static Word> = fields.word.children().collect();
         let owner = format!("`{}`", fields.word.keyword);
         for (node, word) in known_nodes(cx, block, &owner, &known) {
             let inner = Fields::read(cx, node, word);
-            after.extend(inner.many("step").unwrap_or_default());
+            match word.keyword {
+                "after" => after.extend(inner.many("step").unwrap_or_default()),
+                "secret" => aids.secrets.extend(inner.many("name").unwrap_or_default()),
+                _ => aids.attached.extend(attached(&inner)),
+            }
         }
     }
-    let by_default = matches!(fields.word.keyword, "install" | "update");
+    if fields.word.keyword == "password" {
+        aids.secrets.extend(fields.property::<Spanned<SecretName>>("secret"));
+    }
+    let by_default = matches!(fields.word.keyword, "install" | "update" | "inject-qemu-ga");
     let network = fields.property("network").unwrap_or(by_default);
     let refresh = fields.property("refresh");
     if let Some(span) = fields.written("refresh")
@@ -39,6 +49,13 @@ pub(super) fn lower(cx: &mut Context<'_>, fields: &Fields<'_>) -> Step {
         }
         cx.push(mistake);
     }
+    if let Some(span) = fields.written("subscription").filter(|_| subscription && !network) {
+        let message = "a step without the network cannot register a guest";
+        cx.push(
+            Mistake::at(span, "kiln::lower::needs_network", message, "needs the network")
+                .help("remove `subscription`, or add `network=#true`"),
+        );
+    }
     let kind = kind(cx, fields);
     assert!(
         kind.is_some() || cx.mistakes.len() > fields.before,
@@ -52,8 +69,17 @@ pub(super) fn lower(cx: &mut Context<'_>, fields: &Fields<'_>) -> Step {
         network,
         timeout: fields.property("timeout"),
         refresh,
+        aids,
         span: cx.whole(fields.node),
     }
+}
+
+fn attached(fields: &Fields<'_>) -> Option<Attached<LocalFile>> {
+    Some(Attached {
+        source: fields.one("source")?,
+        at: fields.property("at"),
+        disk: fields.property("disk").unwrap_or(false),
+    })
 }
 
 fn kind(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<StepKind<LocalFile>> {
@@ -104,6 +130,26 @@ fn kind(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<StepKind<LocalFile>
         "password" => StepKind::Password(password(cx, fields)?),
         "ssh-inject" => StepKind::SshInject(ssh_inject(cx, fields)?),
         "firstboot" => StepKind::Firstboot(Firstboot { script: fields.one("script")? }),
+        "firstboot-command" => {
+            StepKind::FirstbootCommand(RunCommand { script: fields.one("script")? })
+        }
+        "firstboot-install" => StepKind::FirstbootInstall(packages(fields)?),
+        "edit" => StepKind::Edit(Edit {
+            path: fields.one("path")?,
+            expressions: fields.many("expression")?,
+            required: fields.property("required").unwrap_or(false),
+        }),
+        "copy" => StepKind::Copy(renamed(cx, fields)?),
+        "tar-in" => StepKind::TarIn(CopyIn {
+            source: fields.one("archive")?,
+            destination: fields.one("directory")?,
+            attributes: attributes(fields),
+        }),
+        "truncate-recursive" => {
+            StepKind::TruncateRecursive(Paths { paths: fields.many("directory")? })
+        }
+        "scrub-file" => StepKind::ScrubFile(Paths { paths: fields.many("path")? }),
+        "inject-qemu-ga" => StepKind::InjectQemuGa,
         "selinux-relabel" => StepKind::SelinuxRelabel,
         word => unreachable!("kiln bug: the table has a step `{word}` that lowering lacks"),
     })
@@ -138,10 +184,10 @@ fn renamed(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<Move> {
     let to: GuestPath = fields.one("to")?;
     let inside = to.as_str().strip_prefix(from.as_str());
     if inside.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
-        let message = format!("`{from}` cannot be moved to `{to}`");
+        let message = format!("`{from}` cannot be put at `{to}`");
         cx.push(
             Mistake::at(fields.span, "kiln::lower::bad_path", message, "into itself")
-                .help("name a path outside of what is moved"),
+                .help("name a path outside of it"),
         );
         return None;
     }
@@ -195,15 +241,32 @@ fn must_be_true(cx: &mut Context<'_>, fields: &Fields<'_>, name: &str) -> Option
 }
 
 fn password(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<Password<LocalFile>> {
-    let names = ["locked", "disabled", "hash", "plain", "file"];
+    let names = ["locked", "disabled", "hash", "plain", "file", "secret", "random"];
     let secret = match exactly_one(cx, fields, &names)? {
         "locked" => must_be_true(cx, fields, "locked").map(|()| PasswordSecret::Locked)?,
         "disabled" => must_be_true(cx, fields, "disabled").map(|()| PasswordSecret::Disabled)?,
         "hash" => PasswordSecret::Hash(fields.property("hash")?),
         "plain" => PasswordSecret::Plain(fields.property("plain")?),
+        "secret" => fields.property::<SecretName>("secret").map(|_| PasswordSecret::Secret)?,
+        "random" => must_be_true(cx, fields, "random").map(|()| PasswordSecret::Random)?,
         _ => PasswordSecret::File(fields.property("file")?),
     };
-    Some(Password { user: fields.one("user")?, secret })
+    let crypto = fields.property::<&str>("crypto").map(|word| match word {
+        "yescrypt" => Crypto::Yescrypt,
+        "sha256" => Crypto::Sha256,
+        "md5" => Crypto::Md5,
+        _ => Crypto::Sha512,
+    });
+    let hashed = !matches!(
+        secret,
+        PasswordSecret::Hash(_) | PasswordSecret::Locked | PasswordSecret::Disabled
+    );
+    if let Some(span) = fields.written("crypto").filter(|_| !hashed) {
+        let message = "nothing is hashed here, so `crypto` says nothing";
+        cx.push(Mistake::at(span, "kiln::lower::bad_value", message, "here").help("remove it"));
+        return None;
+    }
+    Some(Password { user: fields.one("user")?, secret, crypto })
 }
 
 fn ssh_inject(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<SshInject<LocalFile>> {

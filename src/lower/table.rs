@@ -3,7 +3,7 @@
 //! Lowering checks each node against this table, and nothing else says what may be written; what a
 //! node then *becomes* is not known here.
 
-use crate::recipe::ScrubItem;
+use crate::recipe::{DiskFormat, ScrubItem};
 
 /// What a value must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub enum Kind {
     ImageName,
     /// The name of a step.
     StepName,
+    /// The name of a secret of `kiln.kdl`.
+    SecretName,
     /// An absolute path in the guest.
     GuestPath,
     /// An absolute path in the guest other than `/`.
@@ -50,6 +52,16 @@ pub enum Kind {
     Package,
     /// The address of a package mirror.
     Mirror,
+    /// The address of a disk image: `https://…`.
+    Url,
+    /// A SHA-256 checksum: 64 hexadecimal digits.
+    Sha256,
+    /// A SHA-512 checksum: 128 hexadecimal digits.
+    Sha512,
+    /// The name of a template or of an image of the catalogue.
+    TemplateName,
+    /// An expression on the lines of a file.
+    Expression,
     /// The name of a suite or of an archive's component.
     ArchiveWord,
     /// A number of bytes such as "4G", a multiple of 1 MiB.
@@ -83,6 +95,12 @@ impl Kind {
             Self::Choice(_) => "one of some words",
             Self::ImageName => "the name of an image",
             Self::StepName => "the name of a step",
+            Self::SecretName => "the name of a secret",
+            Self::Url => "the address of a file",
+            Self::Sha256 => "a SHA-256 checksum",
+            Self::Sha512 => "a SHA-512 checksum",
+            Self::TemplateName => "the name of a template",
+            Self::Expression => "an expression",
             Self::GuestPath | Self::GuestFile => "an absolute path in the guest",
             Self::Pattern => "an absolute path in the guest, perhaps with wildcards",
             Self::LocalPath => "a path relative to the recipe",
@@ -117,6 +135,11 @@ impl Kind {
             Self::Choice(words) => words.first().copied().unwrap_or_default(),
             Self::ImageName => "\"debian-web\"",
             Self::StepName => "\"base-tools\"",
+            Self::SecretName => "\"registry-token\"",
+            Self::Url => "\"https://images.example/disk.qcow2\"",
+            Self::Sha256 | Self::Sha512 => "\"9f86d08…\"",
+            Self::TemplateName => "\"debian-12\"",
+            Self::Expression => "\"s/^#?UseDNS .*/UseDNS no/\"",
             Self::GuestPath => "\"/srv\"",
             Self::GuestFile => "\"/etc/motd\"",
             Self::Pattern => "\"/tmp/*\"",
@@ -266,8 +289,41 @@ const fn step(
     Word { keyword, form: None, arguments, properties, children: &[AFTER], doc }
 }
 
+const fn program(
+    keyword: &'static str,
+    arguments: &'static [Argument],
+    properties: &'static [&'static [Property]],
+    doc: &'static str,
+) -> Word {
+    Word { keyword, form: None, arguments, properties, children: &[AFTER, AIDS], doc }
+}
+
 const AFTER: &[Word] =
     &[leaf("after", &[some("step", Kind::StepName)], "steps that must come before this one")];
+
+/// What a step's programs may be given beside the guest.
+const AIDS: &[Word] = &[
+    Word {
+        keyword: "attach",
+        form: None,
+        arguments: &[once("source", Kind::LocalPath).like("\"files/tools\"")],
+        properties: &[&[
+            property(
+                "at",
+                Kind::GuestFile,
+                "what of the guest it hides meanwhile; /run/kiln/attached/NAME by default",
+            ),
+            property("disk", Kind::Flag, "whether it is a disk image; off by default"),
+        ]],
+        children: &[],
+        doc: "a file, directory or disk image that the step can read while it runs",
+    },
+    leaf(
+        "secret",
+        &[some("name", Kind::SecretName)],
+        "secrets that the step finds as files in /run/kiln/secrets",
+    ),
+];
 
 const COMMON: &[Property] = &[
     property("name", Kind::StepName, "the step's name, unique in its image"),
@@ -277,15 +333,22 @@ const TIMEOUT: Property =
     property("timeout", Kind::Period, "the longest time that the step may take");
 const REFRESH: Property =
     property("refresh", Kind::Period, "run again in each such period; needs the network");
+const SUBSCRIPTION: Property = property(
+    "subscription",
+    Kind::Flag,
+    "whether the guest is registered with the image's subscription meanwhile; off by default",
+);
 const ONLINE: &[Property] = &[
     property("network", Kind::Flag, "whether the network may be used; on by default"),
     TIMEOUT,
     REFRESH,
+    SUBSCRIPTION,
 ];
 const OFFLINE: &[Property] = &[
     property("network", Kind::Flag, "whether the network may be used; off by default"),
     TIMEOUT,
     REFRESH,
+    SUBSCRIPTION,
 ];
 const OWNERS: &[Property] = &[
     property("owner", Kind::Owner, "the user; root by default"),
@@ -304,16 +367,16 @@ const RECOMMENDS: Property =
 
 /// The steps.
 pub const STEPS: &[Word] = &[
-    step("install", PACKAGES, &[COMMON, ONLINE, &[RECOMMENDS]], "install packages"),
+    program("install", PACKAGES, &[COMMON, ONLINE, &[RECOMMENDS]], "install packages"),
     step("uninstall", PACKAGES, &[COMMON, &[TIMEOUT]], "remove packages; never uses the network"),
-    step("update", &[], &[COMMON, ONLINE], "update every installed package"),
-    step(
+    program("update", &[], &[COMMON, ONLINE], "update every installed package"),
+    program(
         "run",
         &[once("script", Kind::LocalPath).like("\"files/setup.sh\""), any("argument", Kind::Text)],
         &[COMMON, OFFLINE],
         "run a script of the workspace in the guest",
     ),
-    step(
+    program(
         "run-command",
         &[once("script", Kind::Script)],
         &[COMMON, OFFLINE],
@@ -405,6 +468,13 @@ pub const STEPS: &[Word] = &[
                 property("hash", Kind::PasswordHash, "a crypt(5) string"),
                 property("plain", Kind::Password, "a password, to be hashed by the guest"),
                 property("file", Kind::LocalPath, "a file whose first line is the password"),
+                property("secret", Kind::SecretName, "a secret of kiln.kdl, to be hashed"),
+                property("random", Kind::Flag, "a random password, shown to whoever builds"),
+                property(
+                    "crypto",
+                    Kind::Choice(&["yescrypt", "sha512", "sha256", "md5"]),
+                    "how it is hashed; the guest's own choice by default",
+                ),
             ],
         ],
         "set, lock or disable the password of a user",
@@ -428,6 +498,53 @@ pub const STEPS: &[Word] = &[
         "run a script once, at the first boot",
     ),
     step(
+        "firstboot-command",
+        &[once("script", Kind::Script)],
+        &[COMMON],
+        "run a script that is written here once, at the first boot",
+    ),
+    step(
+        "firstboot-install",
+        PACKAGES,
+        &[COMMON, &[RECOMMENDS]],
+        "install packages at the first boot",
+    ),
+    step(
+        "edit",
+        &[
+            once("path", Kind::GuestFile).like("\"/etc/ssh/sshd_config\""),
+            some("expression", Kind::Expression),
+        ],
+        &[
+            COMMON,
+            &[property("required", Kind::Flag, "fail where no line changes; off by default")],
+        ],
+        "change the lines of a file with expressions",
+    ),
+    step(
+        "copy",
+        &[once("from", Kind::GuestFile).like("\"/etc/skel\""), once("to", Kind::GuestFile)],
+        &[COMMON],
+        "copy a file or tree inside the guest, with all attributes",
+    ),
+    step(
+        "tar-in",
+        &[
+            once("archive", Kind::LocalPath).like("\"files/site.tar.gz\""),
+            once("directory", Kind::GuestPath),
+        ],
+        &[COMMON, OWNERS],
+        "unpack an archive of the workspace into a directory",
+    ),
+    step(
+        "truncate-recursive",
+        &[some("directory", Kind::GuestFile).like("\"/var/log\"")],
+        &[COMMON],
+        "empty every file below directories",
+    ),
+    step("scrub-file", PATHS, &[COMMON], "overwrite files, then remove them"),
+    step("inject-qemu-ga", &[], &[COMMON, ONLINE], "install the QEMU guest agent, and enable it"),
+    step(
         "selinux-relabel",
         &[],
         &[COMMON],
@@ -435,7 +552,55 @@ pub const STEPS: &[Word] = &[
     ),
 ];
 
-/// The three kinds of base.
+const SIZE: Property =
+    property("size", Kind::Size, "what the disk, its last partition and file system grow to");
+const FORMAT: Property = property(
+    "format",
+    Kind::Choice(FORMATS),
+    "the disk's format; found by its magic number by default",
+);
+
+/// The formats of disks that come in, in the order of [`DiskFormat::ALL`].
+pub const FORMATS: &[&str] = &[
+    DiskFormat::Raw.keyword(),
+    DiskFormat::Qcow2.keyword(),
+    DiskFormat::Vmdk.keyword(),
+    DiskFormat::Vdi.keyword(),
+    DiskFormat::Vhdx.keyword(),
+    DiskFormat::Vpc.keyword(),
+    DiskFormat::Qed.keyword(),
+];
+
+/// How a disk is divided.
+const LAYOUT: &[Word] = &[
+    leaf(
+        "table",
+        &[once("kind", Kind::Choice(&["gpt", "mbr"])).like("\"gpt\"")],
+        "the kind of partition table; gpt by default",
+    ),
+    leaf(
+        "firmware",
+        &[once("kind", Kind::Choice(&["bios", "uefi", "both"])).like("\"uefi\"")],
+        "what starts the disk; bios by default",
+    ),
+    Word {
+        keyword: "partition",
+        form: None,
+        arguments: &[once("place", Kind::Text).like("\"/\"")],
+        properties: &[&[
+            property("size", Kind::Size, "its size; the rest of the disk by default"),
+            property(
+                "fs",
+                Kind::Choice(&["ext4", "xfs", "btrfs", "vfat"]),
+                "its file system; ext4 by default",
+            ),
+        ]],
+        children: &[],
+        doc: "a partition: where it is mounted, or swap",
+    },
+];
+
+/// The kinds of base.
 pub const BASES: &[Word] = &[
     form(
         "base",
@@ -450,30 +615,70 @@ pub const BASES: &[Word] = &[
             ),
             property("refresh", Kind::Period, "make the base again in each such period"),
         ]],
-        &[&[
-            leaf("package", PACKAGES, "packages to add"),
-            leaf("mirror", &[some("url", Kind::Mirror)], "mirrors to use"),
-            leaf("component", &[some("name", Kind::ArchiveWord)], "components; main by default"),
-        ]],
+        &[
+            &[
+                leaf("package", PACKAGES, "packages to add"),
+                leaf("mirror", &[some("url", Kind::Mirror)], "mirrors to use"),
+                leaf(
+                    "component",
+                    &[some("name", Kind::ArchiveWord)],
+                    "components; main by default",
+                ),
+            ],
+            LAYOUT,
+        ],
         "a bootable disk made from packages of Debian or Ubuntu",
     ),
     form(
         "base",
         "file",
         &[once("disk", Kind::LocalPath).like("\"disk.qcow2\"")],
-        &[&[property(
-            "format",
-            Kind::Choice(&["qcow2", "raw"]),
-            "the disk's format; found by its magic number by default",
-        )]],
+        &[&[FORMAT, SIZE]],
         &[],
         "a disk image of the workspace",
     ),
     form(
         "base",
+        "url",
+        &[once("address", Kind::Url)],
+        &[&[
+            property("sha256", Kind::Sha256, "its SHA-256 checksum; the lock file's by default"),
+            property("sha512", Kind::Sha512, "its SHA-512 checksum; the lock file's by default"),
+            FORMAT,
+            SIZE,
+        ]],
+        &[],
+        "a disk image that is downloaded, perhaps compressed",
+    ),
+    form(
+        "base",
+        "template",
+        &[once("name", Kind::TemplateName).like("\"centos-7.2\"")],
+        &[&[property("arch", Kind::ArchiveWord, "its architecture; this host's by default"), SIZE]],
+        &[],
+        "a template of virt-builder's sources",
+    ),
+    form(
+        "base",
+        "catalog",
+        &[once("name", Kind::TemplateName)],
+        &[&[SIZE]],
+        &[],
+        "a cloud image of a distribution, from the catalogue",
+    ),
+    form(
+        "base",
+        "scratch",
+        &[],
+        &[&[property("size", Kind::Size, "size of the disk; 4G by default")]],
+        &[LAYOUT],
+        "an empty disk with partitions and file systems",
+    ),
+    form(
+        "base",
         "image",
         &[once("image", Kind::ImageName)],
-        &[],
+        &[&[SIZE]],
         &[],
         "another image of the workspace, as it is before its seal",
     ),
@@ -481,15 +686,50 @@ pub const BASES: &[Word] = &[
 
 /// What the seal scrubs, by keyword, in the order of [`ScrubItem::ALL`].
 pub const SCRUB_ITEMS: &[&str] = &[
-    ScrubItem::MachineId.keyword(),
-    ScrubItem::SshHostKeys.keyword(),
-    ScrubItem::PersistentNet.keyword(),
-    ScrubItem::HwAddr.keyword(),
-    ScrubItem::DhcpLeases.keyword(),
-    ScrubItem::PackageCache.keyword(),
-    ScrubItem::Logs.keyword(),
-    ScrubItem::RandomSeed.keyword(),
+    ScrubItem::AbrtData.keyword(),
+    ScrubItem::BackupFiles.keyword(),
+    ScrubItem::BashHistory.keyword(),
+    ScrubItem::BlkidTab.keyword(),
     ScrubItem::BuildLeftovers.keyword(),
+    ScrubItem::CaCertificates.keyword(),
+    ScrubItem::CrashData.keyword(),
+    ScrubItem::CronSpool.keyword(),
+    ScrubItem::DhcpClientState.keyword(),
+    ScrubItem::DhcpServerState.keyword(),
+    ScrubItem::DovecotData.keyword(),
+    ScrubItem::FirewallRules.keyword(),
+    ScrubItem::FlagReconfiguration.keyword(),
+    ScrubItem::FsUuids.keyword(),
+    ScrubItem::IpaClient.keyword(),
+    ScrubItem::KerberosData.keyword(),
+    ScrubItem::KerberosHostkeytab.keyword(),
+    ScrubItem::Logfiles.keyword(),
+    ScrubItem::LvmSystemDevices.keyword(),
+    ScrubItem::LvmUuids.keyword(),
+    ScrubItem::MachineId.keyword(),
+    ScrubItem::MailSpool.keyword(),
+    ScrubItem::NetHostname.keyword(),
+    ScrubItem::NetHwaddr.keyword(),
+    ScrubItem::NetNmconn.keyword(),
+    ScrubItem::PackageManagerCache.keyword(),
+    ScrubItem::PacctLog.keyword(),
+    ScrubItem::PamData.keyword(),
+    ScrubItem::PasswdBackups.keyword(),
+    ScrubItem::PuppetDataLog.keyword(),
+    ScrubItem::RandomSeed.keyword(),
+    ScrubItem::RhSubscriptionManager.keyword(),
+    ScrubItem::RhnSystemid.keyword(),
+    ScrubItem::RpmDb.keyword(),
+    ScrubItem::SambaDbLog.keyword(),
+    ScrubItem::SmoltUuid.keyword(),
+    ScrubItem::SshHostkeys.keyword(),
+    ScrubItem::SshUserdir.keyword(),
+    ScrubItem::SssdDbLog.keyword(),
+    ScrubItem::TmpFiles.keyword(),
+    ScrubItem::UdevPersistentNet.keyword(),
+    ScrubItem::UserAccount.keyword(),
+    ScrubItem::Utmp.keyword(),
+    ScrubItem::YumUuid.keyword(),
 ];
 
 const OUTPUT_PATH: Property = property(
@@ -520,12 +760,35 @@ const SCRUB: &[Word] = &[Word {
     form: None,
     arguments: &[],
     properties: &[],
-    children: &[&[leaf(
-        "keep",
-        &[some("item", Kind::Choice(SCRUB_ITEMS))],
-        "what the seal leaves as it is",
-    )]],
+    children: &[&[
+        leaf("keep", &[some("item", Kind::Choice(SCRUB_ITEMS))], "what the seal leaves as it is"),
+        leaf(
+            "also",
+            &[some("item", Kind::Choice(SCRUB_ITEMS))],
+            "what the seal scrubs beside its default set",
+        ),
+        leaf(
+            "keep-user",
+            &[some("user", Kind::User)],
+            "accounts that the item user-account leaves",
+        ),
+    ]],
     doc: "what the seal removes",
+}];
+
+const SUBSCRIPTIONS: &[Word] = &[Word {
+    keyword: "subscription",
+    form: None,
+    arguments: &[],
+    properties: &[&[
+        property("organization", Kind::Line, "the organization of an activation key"),
+        property("activation-key", Kind::SecretName, "the secret that holds an activation key"),
+        property("user", Kind::Line, "a user, in place of an organization"),
+        property("password", Kind::SecretName, "the secret that holds the user's password"),
+        property("server", Kind::Line, "the server; Red Hat's own by default"),
+    ]],
+    children: &[&[leaf("pool", &[some("id", Kind::Line)], "pools to attach; auto is one")]],
+    doc: "how the guest is registered while steps with subscription=#true run",
 }];
 
 /// What may stand at the top of a recipe.
@@ -534,7 +797,7 @@ pub const RECIPE: &[Word] = &[Word {
     form: None,
     arguments: &[once("name", Kind::ImageName)],
     properties: &[],
-    children: &[BASES, STEPS, SCRUB, OUTPUTS],
+    children: &[BASES, STEPS, SCRUB, SUBSCRIPTIONS, OUTPUTS],
     doc: "an image: a base, steps, and outputs",
 }];
 
@@ -542,4 +805,24 @@ pub const RECIPE: &[Word] = &[Word {
 pub const SETTINGS: &[Word] = &[
     leaf("store", &[once("path", Kind::HostPath)], "where the store is, from the workspace root"),
     leaf("jobs", &[once("count", Kind::Count)], "how many images are built at a time"),
+    Word {
+        keyword: "secret",
+        form: None,
+        arguments: &[once("name", Kind::SecretName)],
+        properties: &[&[
+            property("file", Kind::HostPath, "a file that holds it, from the workspace root"),
+            property("env", Kind::Line, "an environment variable that holds it"),
+            property(
+                "version",
+                Kind::Line,
+                "raised when images depend on its change; 1 by default",
+            ),
+        ]],
+        children: &[&[leaf(
+            "command",
+            &[some("word", Kind::Text).like("\"pass\" \"show\" \"rhsm\"")],
+            "a program of the host that prints it, with its arguments",
+        )]],
+        doc: "where the value of a secret is found",
+    },
 ];

@@ -9,11 +9,11 @@ use kdl::KdlValue;
 
 use super::shape::{
     archive_fault, hash_fault, hostname_fault, key_fault, link_fault, mirror_fault, package_fault,
-    password_fault, timezone_fault,
+    password_fault, template_fault, timezone_fault, url_fault,
 };
 use super::table::Kind;
 use crate::mistake::{excerpt, nearest, quoted};
-use crate::name::{GuestPath, ImageName, Mode, Owner, StepName};
+use crate::name::{GuestPath, ImageName, Mode, Owner, SecretName, StepName};
 use crate::recipe::LocalFile;
 use crate::source::{Span, Spanned};
 
@@ -32,6 +32,7 @@ pub(super) enum Value {
     Choice(&'static str),
     Image(ImageName),
     Step(StepName),
+    Secret(SecretName),
     Guest(GuestPath),
     Local(LocalFile),
     Path(PathBuf),
@@ -72,7 +73,7 @@ macro_rules! take {
 }
 
 take! {
-    Text: String, Flag: bool, Number: u64, Choice: &'static str, Image: ImageName, Step: StepName,
+    Text: String, Flag: bool, Number: u64, Choice: &'static str, Image: ImageName, Step: StepName, Secret: SecretName,
     Guest: GuestPath, Local: LocalFile, Path: PathBuf, Mode: Mode, Owner: Owner,
     Owners: (Option<Owner>, Option<Owner>), Period: Duration,
 }
@@ -152,6 +153,13 @@ fn check_text(kind: Kind, text: &str, place: Place<'_>) -> Result<Value, Misfit>
         Kind::Choice(words) => choice(words, text),
         Kind::ImageName => name(text).map(Value::Image),
         Kind::StepName => name(text).map(Value::Step),
+        Kind::SecretName => name(text).map(Value::Secret),
+        Kind::Url => shaped(kind, text, url_fault(text)),
+        Kind::Sha256 => checksum(kind, text, 64),
+        Kind::Sha512 => checksum(kind, text, 128),
+        Kind::TemplateName => shaped(kind, text, template_fault(text)),
+        // What an expression means is `guest::edit`'s, which parses it again.
+        Kind::Expression => shaped(kind, text, text.is_empty().then_some("it is empty")),
         Kind::GuestPath | Kind::GuestFile | Kind::Pattern => guest_path(kind, text),
         Kind::LocalPath => local_path(text, place),
         Kind::WorkspacePath => workspace_path(text),
@@ -206,6 +214,16 @@ fn shaped(kind: Kind, text: &str, fault: Option<&str>) -> Result<Value, Misfit> 
             Err(misfit)
         }
     }
+}
+
+fn checksum(kind: Kind, text: &str, digits: usize) -> Result<Value, Misfit> {
+    let fits = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if fits {
+        return Ok(Value::Text(text.to_ascii_lowercase()));
+    }
+    let mut misfit = bad_value(kind, text, "it has another shape");
+    misfit.help = Some(format!("write {digits} hexadecimal digits"));
+    Err(misfit)
 }
 
 fn choice(words: &'static [&'static str], text: &str) -> Result<Value, Misfit> {

@@ -243,7 +243,7 @@ fn a_base_that_cannot_be_used_is_told_with_its_place() {
             "empty.raw",
             "run-command \"true\"",
             1,
-            &["holds a Linux root", "ext4", "recipes/test.kdl:3:5"],
+            &["holds a Linux root", "ext4", "recipes/test.kdl:2:5"],
         ),
         ("arm.raw", "run-command \"true\"", 1, &["aarch64", "recipes/test.kdl:3:5"]),
         ("backing.qcow2", "touch \"/x\"", 1, &["refers to a backing file", "recipes/test.kdl:2:5"]),
@@ -354,7 +354,8 @@ fn a_damaged_base_is_built_again() {
             assert!(number >= 2, "used as it was: {again}");
             assert_eq!(Digest::of(&fs::read(&output).unwrap()), before, "byte {place}");
         } else {
-            assert_eq!(again.ran(), ["tiny/base", "tiny/write", "tiny/seal"]);
+            // The same bytes make the same state, so what stood on it is whole again.
+            assert_eq!(again.ran(), ["tiny/base"]);
         }
         let size = fs::metadata(&output).unwrap().len();
         assert_eq!(Mounted::at(&output, 0, size, true).read("/etc/one"), "1\n");

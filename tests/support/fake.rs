@@ -19,7 +19,7 @@ use kiln::execute::{
     Bench, Epoch, Executor, Fault, FaultKind, OnOutput, Outcome, Resting, SealedDisk, Start, Task,
 };
 use kiln::guest::Snapshot;
-use kiln::recipe::{OutputFormat, ScrubItem};
+use kiln::recipe::{OutputFormat, Scrub};
 use kiln::seal::{Labels, Relabelled, SealReport, Verified};
 use kiln::store::LayerFiles;
 use serde::{Deserialize, Serialize};
@@ -359,7 +359,10 @@ fn lose_a_write(offset: u64, size: u64) -> Option<Lost> {
 fn describe(task: &Task) -> String {
     match task {
         Task::Bootstrap { bootstrap, seed: _, timeout: _ } => format!("bootstrap {bootstrap:?}"),
-        Task::Step { kind, network, timeout: _ } => {
+        Task::Scratch { scratch, seed: _, timeout: _ } => format!("scratch {scratch:?}"),
+        Task::Grow { timeout: _ } => "grow".to_owned(),
+        Task::Step { kind, network, aids, registration, secrets: _, timeout: _ } => {
+            assert!(aids.attached.is_empty() && registration.is_none(), "not faked");
             let kind = kind
                 .map_files(|Snapshot { path }| {
                     let name = Path::new(path.file_name().unwrap());
@@ -376,8 +379,8 @@ fn describe(task: &Task) -> String {
     }
 }
 
-fn describe_seal(scrub: &BTreeSet<ScrubItem>) -> String {
-    let items: BTreeSet<_> = scrub.iter().map(|item| item.keyword()).collect();
+fn describe_seal(scrub: &Scrub) -> String {
+    let items: BTreeSet<_> = scrub.items.iter().map(|item| item.keyword()).collect();
     format!("{RELABEL} {items:?}")
 }
 
@@ -456,7 +459,7 @@ impl Bench for FakeBench {
 
     fn seal(
         mut self: Box<Self>,
-        scrub: &BTreeSet<ScrubItem>,
+        scrub: &Scrub,
         log: &Path,
         output: &mut OnOutput<'_>,
     ) -> Result<(SealReport, Box<dyn Resting>), Fault> {
