@@ -449,9 +449,13 @@ fn step(m: &mut Manifest, kind: &StepKind<Input>) {
             m.text("line", line);
         }
         StepKind::CopyIn(CopyIn { source, destination, attributes })
-        | StepKind::Upload(CopyIn { source, destination, attributes })
-        | StepKind::TarIn(CopyIn { source, destination, attributes }) => {
+        | StepKind::Upload(CopyIn { source, destination, attributes }) => {
             m.named("source", source);
+            m.text("destination", destination.as_str());
+            m.attributes(attributes);
+        }
+        StepKind::TarIn(CopyIn { source, destination, attributes }) => {
+            m.content("archive", source);
             m.text("destination", destination.as_str());
             m.attributes(attributes);
         }

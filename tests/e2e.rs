@@ -12,6 +12,8 @@ mod boot;
 mod kill;
 #[path = "e2e/lost.rs"]
 mod lost;
+#[path = "e2e/peers.rs"]
+mod peers;
 #[path = "e2e/seal.rs"]
 mod seal;
 #[path = "e2e/story.rs"]

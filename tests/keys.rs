@@ -11,13 +11,15 @@ use std::time::Duration;
 
 use kiln::digest::{ActionKey, Digest};
 use kiln::inputs::Input;
-use kiln::key::{Action, Generation, Manifest, Operation, Value};
+use kiln::key::{Action, Generation, Manifest, Operation, Registration, Value};
 use kiln::lock::Lock;
 use kiln::name::GuestPath;
 use kiln::recipe::{
-    AppendLine, Attributes, Bootstrap, Chmod, Chown, CopyIn, Delete, DiskFormat, FileBase,
-    Firstboot, Link, Mkdir, Move, Packages, Password, PasswordSecret, Paths, Run, RunCommand,
-    ScrubItem, SshInject, SshKey, StepKind, Write,
+    Account, Aids, AppendLine, Attached, Attributes, Bootstrap, Checksum, Chmod, Chown, CopyIn,
+    Crypto, Delete, DiskFormat, Edit, Fetched, FileBase, Firmware, Firstboot, Layout, Link, Mkdir,
+    Move, Origin, Packages, Partition, PartitionUse, Password, PasswordSecret, Paths, Run,
+    RunCommand, Scratch, Scrub, ScrubItem, SecretUse, SshInject, SshKey, StepKind, SystemKind,
+    TableKind, Write,
 };
 use proptest::prelude::*;
 
@@ -82,7 +84,7 @@ fn strings(texts: &[&str]) -> Vec<String> {
 }
 
 fn secret(secret: PasswordSecret<Input>) -> StepKind<Input> {
-    StepKind::Password(Password { user: "root".to_owned(), secret })
+    StepKind::Password(Password { user: "root".to_owned(), secret, crypto: None })
 }
 
 /// One step of each kind.
@@ -133,13 +135,29 @@ fn steps() -> Vec<StepKind<Input>> {
             key: SshKey::Text("k".to_owned()),
         }),
         StepKind::Firstboot(Firstboot { script: file("grow") }),
+        StepKind::FirstbootCommand(RunCommand { script: "reboot".to_owned() }),
+        StepKind::FirstbootInstall(names(&["curl", "nginx"])),
+        StepKind::Edit(Edit {
+            path: path("/etc/hosts"),
+            expressions: strings(&["s/a/b/", "s/c/d/"]),
+            required: false,
+        }),
+        StepKind::Copy(Move { from: path("/a"), to: path("/b") }),
+        StepKind::TarIn(CopyIn {
+            source: file("archive"),
+            destination: path("/srv"),
+            attributes: attributes(),
+        }),
+        StepKind::TruncateRecursive(Paths { paths: paths(&["/a", "/b"]) }),
+        StepKind::ScrubFile(Paths { paths: paths(&["/a", "/b"]) }),
+        StepKind::InjectQemuGa,
         StepKind::SelinuxRelabel,
     ]
 }
 
 /// The number of kinds in [`steps`]. A new kind does not compile until it is in [`flips`], and fails
 /// `every_kind_is_in_the_table` until it is here, too.
-const KINDS: usize = 23;
+const KINDS: usize = 31;
 
 fn two_paths(of: impl Fn(Vec<GuestPath>) -> StepKind<Input>) -> Vec<StepKind<Input>> {
     [&["/a"][..], &["/b", "/a"], &["/a", "/b", "/c"], &["/a", "/x"], &["/x", "/b"], &["/a/b"]]
@@ -163,7 +181,39 @@ fn flips(kind: &StepKind<Input>) -> Vec<StepKind<Input>> {
         StepKind::Uninstall(Packages { names: _, recommends: _ }) => {
             packages().map(|list| StepKind::Uninstall(names(list))).into()
         }
-        StepKind::Update | StepKind::SelinuxRelabel => Vec::new(),
+        StepKind::FirstbootInstall(Packages { names: list, recommends: _ }) => {
+            let without = Packages { names: list.clone(), recommends: false };
+            vec![StepKind::FirstbootInstall(names(&["curl"])), StepKind::FirstbootInstall(without)]
+        }
+        StepKind::Update | StepKind::InjectQemuGa | StepKind::SelinuxRelabel => Vec::new(),
+        StepKind::FirstbootCommand(RunCommand { script }) => {
+            vec![StepKind::FirstbootCommand(RunCommand { script: format!("{script} ") })]
+        }
+        StepKind::Edit(step) => {
+            let Edit { path: _, expressions: _, required: _ } = step;
+            let with = |list| StepKind::Edit(Edit { expressions: strings(list), ..step.clone() });
+            vec![
+                StepKind::Edit(Edit { path: path("/etc/host"), ..step.clone() }),
+                StepKind::Edit(Edit { required: true, ..step.clone() }),
+                with(&["s/c/d/", "s/a/b/"]),
+                with(&["s/a/b/"]),
+                with(&["s/a/b/s/c/d/"]),
+            ]
+        }
+        StepKind::TarIn(archive) => {
+            let CopyIn { source: _, destination: _, attributes: _ } = archive;
+            let of = StepKind::TarIn;
+            let mut flips = vec![
+                of(CopyIn { source: file("other"), ..archive.clone() }),
+                of(CopyIn { destination: path("/other"), ..archive.clone() }),
+            ];
+            flips.extend(
+                all_attributes()
+                    .into_iter()
+                    .map(|attributes| of(CopyIn { attributes, ..archive.clone() })),
+            );
+            flips
+        }
         StepKind::Run(Run { script, arguments }) => {
             let with = |list: &[&str]| {
                 StepKind::Run(Run { script: script.clone(), arguments: strings(list) })
@@ -217,11 +267,8 @@ fn flips(kind: &StepKind<Input>) -> Vec<StepKind<Input>> {
         StepKind::Delete(Delete { patterns: _ }) => {
             two_paths(|patterns| StepKind::Delete(Delete { patterns }))
         }
-        StepKind::Move(Move { from, to }) => vec![
-            StepKind::Move(Move { from: path("/x"), to: to.clone() }),
-            StepKind::Move(Move { from: from.clone(), to: path("/x") }),
-            StepKind::Move(Move { from: to.clone(), to: from.clone() }),
-        ],
+        StepKind::Move(step) => moves(step, StepKind::Move),
+        StepKind::Copy(step) => moves(step, StepKind::Copy),
         StepKind::Link(Link { target, links }) => {
             let mut flips =
                 two_paths(|links| StepKind::Link(Link { target: target.clone(), links }));
@@ -254,10 +301,20 @@ fn flips(kind: &StepKind<Input>) -> Vec<StepKind<Input>> {
         StepKind::Truncate(Paths { paths: _ }) => {
             two_paths(|paths| StepKind::Truncate(Paths { paths }))
         }
+        StepKind::TruncateRecursive(Paths { paths: _ }) => {
+            two_paths(|paths| StepKind::TruncateRecursive(Paths { paths }))
+        }
+        StepKind::ScrubFile(Paths { paths: _ }) => {
+            two_paths(|paths| StepKind::ScrubFile(Paths { paths }))
+        }
         StepKind::Hostname(name) => vec![StepKind::Hostname(format!("{name}2"))],
         StepKind::Timezone(_) => vec![StepKind::Timezone("UTC".to_owned())],
-        StepKind::Password(Password { user: _, secret: old }) => vec![
-            StepKind::Password(Password { user: "admin".to_owned(), secret: old.clone() }),
+        StepKind::Password(step @ Password { user: _, secret: _, crypto: _ }) => vec![
+            StepKind::Password(Password { user: "admin".to_owned(), ..step.clone() }),
+            StepKind::Password(Password { crypto: Some(Crypto::Sha512), ..step.clone() }),
+            StepKind::Password(Password { crypto: Some(Crypto::Yescrypt), ..step.clone() }),
+            secret(PasswordSecret::Secret),
+            secret(PasswordSecret::Random),
             secret(PasswordSecret::Plain("correct horse 2".to_owned())),
             secret(PasswordSecret::Hash("correct horse".to_owned())),
             secret(PasswordSecret::Hash("$6$x".to_owned())),
@@ -282,6 +339,15 @@ fn flips(kind: &StepKind<Input>) -> Vec<StepKind<Input>> {
     }
 }
 
+fn moves(step: &Move, of: fn(Move) -> StepKind<Input>) -> Vec<StepKind<Input>> {
+    let Move { from, to } = step;
+    vec![
+        of(Move { from: path("/x"), to: to.clone() }),
+        of(Move { from: from.clone(), to: path("/x") }),
+        of(Move { from: to.clone(), to: from.clone() }),
+    ]
+}
+
 fn copies(copy: &CopyIn<Input>, of: fn(CopyIn<Input>) -> StepKind<Input>) -> Vec<StepKind<Input>> {
     let CopyIn { source, destination: _, attributes: _ } = copy;
     let Input { path: _, name: _, tree: _, content: _, stamp: _ } = source;
@@ -300,7 +366,9 @@ fn copies(copy: &CopyIn<Input>, of: fn(CopyIn<Input>) -> StepKind<Input>) -> Vec
 
 fn action(operation: Operation) -> Action {
     let parent = Some(ActionKey(Digest::of(b"parent")));
-    Action { parent, operation, network: false, generation: None }
+    let aids = Aids::default();
+    let (network, registration, generation) = (false, None, None);
+    Action { parent, operation, network, aids, registration, generation }
 }
 
 fn bootstrap() -> Bootstrap {
@@ -311,6 +379,7 @@ fn bootstrap() -> Bootstrap {
         components: strings(&["main", "contrib"]),
         variant: "minbase".to_owned(),
         packages: names(&["curl", "vim"]).names,
+        layout: Layout::default(),
         refresh: None,
     }
 }
@@ -330,11 +399,63 @@ fn bases() -> Vec<(&'static str, Action)> {
                 ..base(Operation::Bootstrap(bootstrap()))
             },
         ),
+        ("base fetch", base(Operation::Fetch(fetched()))),
+        ("base scratch", base(Operation::Scratch(Scratch { size: 1 << 30, layout: layout() }))),
+        ("grow", action(Operation::Grow(20 << 30))),
+    ]
+}
+
+fn fetched() -> Fetched {
+    Fetched {
+        origin: Origin::Catalog("debian-12".to_owned()),
+        url: "https://images.example/disk".to_owned(),
+        checksum: Checksum::Sha256("ab".repeat(32)),
+        format: None,
+    }
+}
+
+fn layout() -> Layout {
+    let mount = |target, system| PartitionUse::Mount { target: path(target), system };
+    Layout {
+        table: TableKind::Gpt,
+        firmware: Firmware::Uefi,
+        partitions: vec![
+            Partition { purpose: mount("/boot", SystemKind::Ext4), size: Some(512 << 20) },
+            Partition { purpose: PartitionUse::Swap, size: Some(1 << 30) },
+            Partition { purpose: mount("/", SystemKind::Xfs), size: None },
+        ],
+    }
+}
+
+/// Layouts that differ from [`layout`] and from each other in one thing.
+fn layouts() -> Vec<Layout> {
+    let whole = layout();
+    let Layout { table: _, firmware: _, partitions } = &whole;
+    let with = |at: usize, partition: Partition| {
+        let mut partitions = partitions.clone();
+        partitions[at] = partition;
+        Layout { partitions, ..whole.clone() }
+    };
+    let mount = |target, system| PartitionUse::Mount { target: path(target), system };
+    let (boot, root) = (&partitions[0], &partitions[2]);
+    vec![
+        whole.clone(),
+        Layout { table: TableKind::Mbr, ..whole.clone() },
+        Layout { firmware: Firmware::Bios, ..whole.clone() },
+        Layout { firmware: Firmware::Both, ..whole.clone() },
+        Layout { partitions: partitions[1..].to_vec(), ..whole.clone() },
+        with(0, Partition { size: None, ..boot.clone() }),
+        with(0, Partition { size: Some(513 << 20), ..boot.clone() }),
+        with(0, Partition { purpose: mount("/srv", SystemKind::Ext4), ..boot.clone() }),
+        with(0, Partition { purpose: PartitionUse::Swap, ..boot.clone() }),
+        with(2, Partition { purpose: mount("/", SystemKind::Ext4), ..root.clone() }),
+        with(2, Partition { purpose: mount("/", SystemKind::Btrfs), ..root.clone() }),
     ]
 }
 
 fn seal(items: &[ScrubItem]) -> Action {
-    action(Operation::Seal(items.iter().copied().collect()))
+    let items = items.iter().copied().collect();
+    action(Operation::Seal(Scrub { items, keep_users: std::collections::BTreeSet::new() }))
 }
 
 /// One action of each kind, by name.
@@ -427,8 +548,8 @@ fn what_an_action_stands_on_and_how_it_runs_is_in_its_key() {
     for parent in parents {
         for network in [false, true] {
             for generation in generations {
-                let action = Action { parent, operation: kind.clone(), network, generation };
-                keys.push(action.key());
+                let action = action(kind.clone());
+                keys.push(Action { parent, network, generation, ..action }.key());
             }
         }
     }
@@ -448,6 +569,7 @@ fn every_field_of_a_base_and_of_a_seal_is_in_its_key() {
         components: _,
         variant: _,
         packages: _,
+        layout: _,
         refresh: _,
     } = &whole;
     let flips = [
@@ -467,6 +589,28 @@ fn every_field_of_a_base_and_of_a_seal_is_in_its_key() {
         [None, Some(DiskFormat::Raw), Some(DiskFormat::Qcow2)].map(|f| action(disk("a", f)).key()),
     );
     keys.push(action(disk("b", None)).key());
+    keys.extend(
+        layouts().into_iter().skip(1).map(|layout| {
+            action(Operation::Bootstrap(Bootstrap { layout, ..whole.clone() })).key()
+        }),
+    );
+    keys.extend(layouts().into_iter().flat_map(|layout| {
+        [1 << 30, 2 << 30]
+            .map(|size| action(Operation::Scratch(Scratch { size, layout: layout.clone() })).key())
+    }));
+    keys.extend([1 << 30, 2 << 30].map(|size| action(Operation::Grow(size)).key()));
+    let known = fetched();
+    for checksum in [
+        known.checksum.clone(),
+        Checksum::Sha256("cd".repeat(32)),
+        Checksum::Sha512("ab".repeat(32)),
+        Checksum::Sha512("ab".repeat(64)),
+    ] {
+        for format in [None, Some(DiskFormat::Raw), Some(DiskFormat::Vmdk)] {
+            let fetched = Fetched { checksum: checksum.clone(), format, ..known.clone() };
+            keys.push(action(Operation::Fetch(fetched)).key());
+        }
+    }
     keys.push(seal(&ScrubItem::ALL).key());
     keys.push(seal(&[]).key());
     keys.extend(ScrubItem::ALL.map(|item| seal(&[item]).key()));
@@ -474,6 +618,68 @@ fn every_field_of_a_base_and_of_a_seal_is_in_its_key() {
     keys.sort_unstable();
     keys.dedup();
     assert_eq!(keys.len(), all);
+}
+
+#[test]
+fn where_a_download_comes_from_is_in_no_key() {
+    let elsewhere = Fetched {
+        origin: Origin::Url("https://mirror.example/x".to_owned()),
+        url: "https://mirror.example/x".to_owned(),
+        ..fetched()
+    };
+    let key = |fetched| action(Operation::Fetch(fetched)).key();
+    assert_eq!(key(fetched()), key(elsewhere));
+}
+
+#[test]
+fn what_a_step_is_given_is_in_its_key() {
+    let secret = |name: &str, version: &str| SecretUse {
+        name: name.parse().unwrap(),
+        version: version.to_owned(),
+    };
+    let attached = |source, at: Option<&str>, disk| Attached { source, at: at.map(path), disk };
+    let with = |attached: Vec<Attached<Input>>, secrets: Vec<SecretUse>, subscription| {
+        let aids = Aids { attached, secrets, subscription };
+        Action { aids, ..action(Operation::Step(StepKind::Update)) }
+    };
+    let by_key = |organization: &str, key| Account::ActivationKey {
+        organization: organization.to_owned(),
+        key,
+    };
+    let by_user = |user: &str, password| Account::User { user: user.to_owned(), password };
+    let registered = |account, pools: &[&str], server: Option<&str>| {
+        let server = server.map(str::to_owned);
+        let registration = Some(Registration { account, pools: strings(pools), server });
+        Action { registration, ..with(Vec::new(), Vec::new(), true) }
+    };
+    let plain = || by_key("1", secret("k", "1"));
+    let renamed = Input { name: "other".into(), ..tree("tools") };
+    let actions = [
+        with(Vec::new(), Vec::new(), false),
+        with(vec![attached(tree("tools"), None, false)], Vec::new(), false),
+        with(vec![attached(renamed, None, false)], Vec::new(), false),
+        with(vec![attached(tree("other"), None, false)], Vec::new(), false),
+        with(vec![attached(tree("tools"), Some("/mnt"), false)], Vec::new(), false),
+        with(vec![attached(tree("tools"), None, true)], Vec::new(), false),
+        with(Vec::new(), vec![secret("a", "1")], false),
+        with(Vec::new(), vec![secret("b", "1")], false),
+        with(Vec::new(), vec![secret("a", "2")], false),
+        with(Vec::new(), vec![secret("a", "1"), secret("b", "1")], false),
+        registered(plain(), &[], None),
+        registered(by_key("2", secret("k", "1")), &[], None),
+        registered(by_key("1", secret("l", "1")), &[], None),
+        registered(by_key("1", secret("k", "2")), &[], None),
+        registered(by_user("1", secret("k", "1")), &[], None),
+        registered(by_user("2", secret("k", "1")), &[], None),
+        registered(plain(), &["auto"], None),
+        registered(plain(), &["auto", "b"], None),
+        registered(plain(), &[], Some("rhsm.example")),
+    ];
+    let mut seen = BTreeMap::new();
+    for action in actions {
+        let before = seen.insert(action.key(), action.clone());
+        assert!(before.is_none(), "{before:?} and {action:?} have one key");
+    }
 }
 
 #[test]
