@@ -14,6 +14,8 @@ mod kill;
 mod lost;
 #[path = "e2e/peers.rs"]
 mod peers;
+#[path = "e2e/recipes.rs"]
+mod recipes;
 #[path = "e2e/seal.rs"]
 mod seal;
 #[path = "e2e/story.rs"]
