@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod door;
 mod fstab;
+pub mod ids;
 pub mod import;
 pub mod layer;
 pub mod loops;

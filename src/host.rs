@@ -12,6 +12,8 @@ pub enum Purpose {
     Build,
     /// A base that is bootstrapped from packages.
     Bootstrap,
+    /// New ids for file systems, which the item `fs-uuids` of a seal asks for.
+    NewIds,
     /// Kiln's own tests.
     Test,
 }
@@ -60,7 +62,10 @@ pub const TOOLS: &[Tool] = &[
     tool(&["blkid"], Purpose::Build, "util-linux", "util-linux", "util-linux"),
     tool(&["mmdebstrap"], Purpose::Bootstrap, "mmdebstrap", "mmdebstrap", "mmdebstrap"),
     tool(&["mkfs.ext4"], Purpose::Bootstrap, "e2fsprogs", "e2fsprogs", "e2fsprogs"),
-    tool(&["e2fsck"], Purpose::Test, "e2fsprogs", "e2fsprogs", "e2fsprogs"),
+    tool(&["tune2fs"], Purpose::NewIds, "e2fsprogs", "e2fsprogs", "e2fsprogs"),
+    tool(&["xfs_admin"], Purpose::NewIds, "xfsprogs", "xfsprogs", "xfsprogs"),
+    tool(&["btrfstune"], Purpose::NewIds, "btrfs-progs", "btrfs-progs", "btrfsprogs"),
+    tool(&["e2fsck"], Purpose::NewIds, "e2fsprogs", "e2fsprogs", "e2fsprogs"),
     tool(
         &["qemu-system-x86_64"],
         Purpose::Test,

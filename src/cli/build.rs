@@ -12,6 +12,7 @@ use crate::execute::native::Native;
 use crate::host::{self, Purpose};
 use crate::key::Operation;
 use crate::progress::{Fancy, Json, Plain, Progress};
+use crate::recipe::ScrubItem;
 
 /// Build images.
 #[derive(Debug, Args)]
@@ -91,16 +92,19 @@ impl Build {
     }
 }
 
-/// Installs what the build needs; what only a bootstrap needs, only if there is one.
+/// Installs what the build needs; what only a bootstrap or new ids need, only if there are such.
 fn fix(wanted: &Wanted) -> Result<(), CliError> {
-    let bootstraps = wanted
-        .actions
-        .nodes
-        .iter()
-        .any(|node| matches!(node.action.operation, Operation::Bootstrap(_)));
-    let purposes: &[Purpose] =
-        if bootstraps { &[Purpose::Build, Purpose::Bootstrap] } else { &[Purpose::Build] };
-    let missing = host::missing(purposes);
+    let mut purposes = vec![Purpose::Build];
+    for node in &wanted.actions.nodes {
+        match &node.action.operation {
+            Operation::Bootstrap(_) => purposes.push(Purpose::Bootstrap),
+            Operation::Seal(scrub) if scrub.items.contains(&ScrubItem::FsUuids) => {
+                purposes.push(Purpose::NewIds);
+            }
+            _ => {}
+        }
+    }
+    let missing = host::missing(&purposes);
     if missing.is_empty() { Ok(()) } else { doctor::install(&missing) }
 }
 

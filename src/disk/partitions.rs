@@ -70,7 +70,7 @@ pub enum PartitionError {
     },
 }
 
-fn output(
+pub(super) fn output(
     program: &'static str,
     arguments: &[&str],
     path: &Path,
@@ -84,7 +84,7 @@ fn output(
         .map_err(|source| PartitionError::Start { program, source })
 }
 
-fn last_line(bytes: &[u8]) -> String {
+pub(super) fn last_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.trim().lines().last().unwrap_or_default().escape_default().to_string()
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::digest::{Digest, Hasher};
+use crate::disk::ids::uuid;
 use crate::recipe::Bootstrap;
 
 /// Bytes in front of the root partition: the table, and grub's own partition.
@@ -56,7 +57,7 @@ impl Ids {
                 .raw(seed.as_bytes())
                 .bytes(name.as_bytes())
                 .finish();
-            uuid(*digest.as_bytes())
+            uuid(digest)
         };
         Self {
             disk: id("disk"),
@@ -66,16 +67,6 @@ impl Ids {
             hash_seed: id("hash seed"),
         }
     }
-}
-
-/// A UUID of version 8 (RFC 9562): its bits are ours.
-fn uuid(digest: [u8; Digest::LEN]) -> String {
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&digest[..16]);
-    bytes[6] = bytes[6] & 0x0F | 0x80;
-    bytes[8] = bytes[8] & 0x3F | 0x80;
-    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 /// The input of `sfdisk`: GPT, a partition for grub, and a root partition to the end.
