@@ -125,13 +125,14 @@ pub trait Bench {
     fn snapshot(&mut self, digest: bool) -> Result<Epoch, Fault>;
 
     /// Scrubs, unmounts and relabels the disk, and ends all writing to it for good. The report lacks
-    /// the second reading.
+    /// the second reading. New ids of file systems are made from `seed`.
     ///
     /// # Errors
     /// Where the guest does not allow it.
     fn seal(
         self: Box<Self>,
         scrub: &Scrub,
+        seed: Digest,
         log: &Path,
         output: &mut OnOutput<'_>,
     ) -> Result<(SealReport, Box<dyn Resting>), Fault>;
@@ -310,7 +311,7 @@ enum Request {
     Open { serve: crate::disk::door::Serve, name: String, directory: PathBuf },
     Perform { task: Task, log: PathBuf },
     Snapshot { digest: bool },
-    Seal { scrub: Scrub, log: PathBuf },
+    Seal { scrub: Scrub, seed: Digest, log: PathBuf },
     Verify { report: Box<SealReport> },
     Convert { format: OutputFormat, target: PathBuf },
     SelfTest,

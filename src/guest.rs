@@ -25,4 +25,4 @@ pub use error::GuestError;
 pub use inspect::Guest;
 pub use program::{Program, Snapshot, program_for};
 pub use root::GuestRoot;
-pub use scrub::{ScrubReport, scrub};
+pub use scrub::{DiskFacts, ScrubReport, scrub};

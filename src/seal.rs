@@ -23,7 +23,7 @@ use crate::guest::selinux::verify::{Mismatch, VerifyError};
 use crate::guest::selinux::{
     self, Found, LabelledFs, Policy, RelabelOptions, RelabelReport, VerifyReport, shown,
 };
-use crate::guest::{self, Guest, GuestError, GuestRoot};
+use crate::guest::{self, DiskFacts, Guest, GuestError, GuestRoot};
 use crate::name::GuestPath;
 use crate::recipe::Scrub;
 
@@ -193,10 +193,11 @@ impl fmt::Display for Labels {
 pub fn scrub(
     mounted: &Path,
     wanted: &Scrub,
+    disk: &DiskFacts,
 ) -> Result<(SealReport, Option<Box<Policy>>), SealError> {
     let root = GuestRoot::open(mounted)?;
     let guest = Guest::inspect(&root)?;
-    let scrub = guest::scrub(&root, &guest, wanted)?;
+    let scrub = guest::scrub(&root, &guest, wanted, disk)?;
     let packages = match installed(&root, &guest)? {
         Installed::List(list) => Some(list),
         Installed::Ask(_) => None,

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use kiln::guest::root::{FileAttributes, GuestRoot};
-use kiln::guest::{Guest, scrub};
+use kiln::guest::{DiskFacts, Guest, scrub};
 use kiln::recipe::ScrubItem;
 use proptest::prelude::*;
 
@@ -169,6 +169,7 @@ fn scrubs_host_keys(files: Files) -> bool {
             items: BTreeSet::from([ScrubItem::SshHostkeys]),
             ..Default::default()
         },
+        &DiskFacts::default(),
     )
     .unwrap();
     let gone = !top.path().join("etc/ssh/ssh_host_rsa_key").exists();

@@ -517,7 +517,7 @@ impl Lane<'_> {
         let log = self.engine.store.log(node.key);
         self.bench(held, directory)?;
         let bench = held.bench.take().ok_or(Stop::Replan)?;
-        let (report, mut resting) = bench.seal(scrub, &log, &mut self.lines(number))?;
+        let (report, mut resting) = bench.seal(scrub, node.key.0, &log, &mut self.lines(number))?;
         let epoch = resting.snapshot(self.engine.options.verify_layers)?;
         let layer = self.store_epoch(&epoch, held, directory)?;
         resting.close()?;

@@ -19,13 +19,15 @@ use rustix::mount::{MountPropagationFlags, MoveMountFlags, move_mount};
 
 use super::container::{ContainerError, Runtime};
 use super::{Fault, FaultKind, Message, Outcome, Request, Task};
+use crate::digest::Digest;
 use crate::disk::door::{Door, DoorError, Serve};
+use crate::disk::ids::{self, NewId};
 use crate::disk::loops::LoopDevice;
 use crate::disk::mounts::{self, FileSystem, MountError, Mounted, Place};
 use crate::files::{self, Context, FileError};
-use crate::guest::GuestError;
+use crate::guest::{DiskFacts, GuestError};
 use crate::link::Link;
-use crate::recipe::OutputFormat;
+use crate::recipe::{OutputFormat, Scrub, ScrubItem};
 use crate::seal::{self, SealError, SealReport};
 use crate::sys::{self, LoopOptions};
 
@@ -132,10 +134,10 @@ impl Keeper {
                 let outcome = self.perform(&task, &log, engine);
                 self.blame_the_disk(outcome).map(|outcome| Message::Performed(Box::new(outcome)))
             }
-            Request::Seal { scrub, log } => {
+            Request::Seal { scrub, seed, log } => {
                 let report = steps::Log::open(&log)
                     .map_err(|error| host(&error))
-                    .and_then(|mut log| self.seal(&scrub, &mut log, engine));
+                    .and_then(|mut log| self.seal(&scrub, seed, &mut log, engine));
                 self.blame_the_disk(report).map(|report| Message::Sealed(Box::new(report)))
             }
             Request::Snapshot { digest } => {
@@ -277,7 +279,8 @@ impl Keeper {
 
     fn seal(
         &mut self,
-        scrub: &crate::recipe::Scrub,
+        scrub: &Scrub,
+        seed: Digest,
         log: &mut steps::Log,
         engine: &mut Link,
     ) -> Result<SealReport, Fault> {
@@ -285,18 +288,31 @@ impl Keeper {
             return Err(confused());
         }
         let root = self.mounted()?.root().to_owned();
-        let (mut report, policy) = seal::scrub(&root, scrub).map_err(|error| seal_fault(&error))?;
+        let (new_ids, facts) = self.disk_facts(scrub, seed)?;
+        let (mut report, policy) =
+            seal::scrub(&root, scrub, &facts).map_err(|error| seal_fault(&error))?;
         if report.packages.is_none() {
             report.packages = Some(self.packages_of_rpm(log, engine)?);
         }
         log.line(engine, &format!("scrubbed: {} items", report.scrub.len()));
         let mounted = self.mounted.take().ok_or_else(confused)?;
-        let places: Vec<Place> =
+        let mut places: Vec<Place> =
             mounted.places().filter(|place| place.holds_labels()).cloned().collect();
         report.systems = places.iter().map(|place| place.target.clone()).collect();
         // What was freed a moment ago can be discarded only once the journal has it.
         let trimmed = mounted.sync().and_then(|()| mounted.trim());
         mounted.unmount().and(trimmed).map_err(|error| mount_fault(&error))?;
+        for id in &new_ids {
+            id.write().map_err(|error| mount_fault(&error.into()))?;
+            log.line(engine, &format!("new id of {} {}: {}", id.kind, id.old, id.new));
+        }
+        if !new_ids.is_empty() {
+            self.probe_again()?;
+            for place in &mut places {
+                let now = self.systems.iter().find(|now| now.device == place.system.device);
+                place.system = now.ok_or_else(confused)?.clone();
+            }
+        }
         if let Some(policy) = policy {
             self.alone(&places, false, |systems| {
                 seal::relabel(&policy, systems, &mut report).map_err(|error| seal_fault(&error))
@@ -307,6 +323,28 @@ impl Keeper {
         self.door.seal().map_err(|error| of_door(&error))?;
         self.sealed = true;
         Ok(report)
+    }
+
+    /// What the scrubbing wants to know of the disk, and the ids that are written when nothing is
+    /// mounted any more.
+    fn disk_facts(
+        &mut self,
+        scrub: &Scrub,
+        seed: Digest,
+    ) -> Result<(Vec<NewId>, DiskFacts), Fault> {
+        let wants = |item| scrub.items.contains(&item);
+        if !wants(ScrubItem::FsUuids) && !wants(ScrubItem::LvmUuids) {
+            return Ok(Default::default());
+        }
+        self.probe_again()?;
+        let has_lvm = self.systems.iter().any(|system| system.kind == "LVM2_member");
+        let (ids, kept_ids) = if wants(ScrubItem::FsUuids) {
+            ids::new_ids(&self.systems, seed)
+        } else {
+            Default::default()
+        };
+        let new_ids = ids.iter().map(|id| (id.old.clone(), id.new.clone())).collect();
+        Ok((ids, DiskFacts { new_ids, kept_ids, has_lvm }))
     }
 
     /// Mounts each file system alone at a place of its own, so that what lies under mount points is
@@ -443,7 +481,7 @@ fn attach(
 
 /// The digest of a disk at rest, read through its block device and past that device's own page
 /// cache, which knows nothing of what was written through the partitions.
-fn frozen_digest(device: &Path) -> Result<crate::digest::Digest, FileError> {
+fn frozen_digest(device: &Path) -> Result<Digest, FileError> {
     use crate::disk::layer::{BLOCK, BLOCK_LEN};
     use crate::disk::state::DiskDigest;
     use std::os::unix::fs::{FileExt, OpenOptionsExt};

@@ -19,6 +19,7 @@ use super::{
     Bench, Epoch, Executor, Fault, FaultKind, Message, OnOutput, Outcome, Request, Resting,
     SealedDisk, Start, Task, launcher, recover,
 };
+use crate::digest::Digest;
 use crate::disk::door::Serve;
 use crate::disk::overlay::Changed;
 use crate::files::{Context, FileError};
@@ -293,10 +294,11 @@ impl Bench for Disk {
     fn seal(
         mut self: Box<Self>,
         scrub: &Scrub,
+        seed: Digest,
         log: &Path,
         output: &mut OnOutput<'_>,
     ) -> Result<(SealReport, Box<dyn Resting>), Fault> {
-        let request = Request::Seal { scrub: scrub.clone(), log: log.to_owned() };
+        let request = Request::Seal { scrub: scrub.clone(), seed, log: log.to_owned() };
         match self.ask(&request, output)? {
             Message::Sealed(report) => Ok((*report, self)),
             _ => Err(self.lost("it gave a wrong answer")),

@@ -240,6 +240,15 @@ pub enum GuestError {
         /// The guest's init system.
         init: &'static str,
     },
+    /// The seal is to change ids of LVM, which kiln does not open.
+    #[error("the disk belongs to LVM in part, and kiln does not change the ids of LVM")]
+    #[diagnostic(
+        code("kiln::guest::lvm_ids"),
+        help(
+            "take `lvm-uuids` out of `also`; on a machine made from the image, `vgchange --uuid` and `pvchange --uuid` do it"
+        )
+    )]
+    LvmIds,
 }
 
 impl GuestError {

@@ -62,6 +62,12 @@ impl Accounts {
         Self { users: users.collect(), groups: groups.collect() }
     }
 
+    /// All users, in the order of the file.
+    #[must_use]
+    pub fn users(&self) -> &[User] {
+        &self.users
+    }
+
     /// The user with that name, the first if there are more.
     ///
     /// # Errors

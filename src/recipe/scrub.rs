@@ -69,7 +69,7 @@ pub enum ScrubItem {
     FlagReconfiguration,
     /// New ids for the file systems, in everything that names them too.
     FsUuids,
-    /// The enrolment in a FreeIPA domain.
+    /// The enrolment in a `FreeIPA` domain.
     IpaClient,
     /// The database of a Kerberos server.
     KerberosData,
@@ -89,7 +89,7 @@ pub enum ScrubItem {
     NetHostname,
     /// Hardware addresses in the configuration of network interfaces.
     NetHwaddr,
-    /// NetworkManager's connections in `*.nmconnection` files.
+    /// `NetworkManager`'s connections in `*.nmconnection` files.
     NetNmconn,
     /// Caches and downloaded lists of package managers.
     PackageManagerCache,
@@ -245,6 +245,42 @@ impl ScrubItem {
             Self::UserAccount => "user-account",
             Self::Utmp => "utmp",
             Self::YumUuid => "yum-uuid",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scrub(items: &[ScrubItem], keep_users: &[&str]) -> Scrub {
+        let keep_users = keep_users.iter().map(|&user| user.to_owned()).collect();
+        Scrub { items: items.iter().copied().collect(), keep_users }
+    }
+
+    #[test]
+    fn an_image_owes_what_it_stands_on_owes() {
+        use ScrubItem::{Logfiles, MachineId, UserAccount};
+        let base = scrub(&[MachineId], &[]);
+        let kept_above = scrub(&[Logfiles], &[]);
+        assert_eq!(kept_above.with_inherited(&base), scrub(&[Logfiles, MachineId], &[]));
+        // Nothing below takes an item away.
+        assert_eq!(base.with_inherited(&scrub(&[], &[])), base);
+
+        let accounts = |users: &[&str]| scrub(&[UserAccount], users);
+        let both = accounts(&["a", "b"]).with_inherited(&accounts(&["b", "c"]));
+        assert_eq!(both, accounts(&["b"]));
+        // Who removes no accounts has no say in who stays.
+        assert_eq!(scrub(&[], &["a"]).with_inherited(&accounts(&["b"])), accounts(&["b"]));
+        assert_eq!(accounts(&["a"]).with_inherited(&scrub(&[], &["b"])), accounts(&["a"]));
+    }
+
+    #[test]
+    fn items_are_each_listed_once_and_recorded_under_their_names() {
+        assert!(ScrubItem::ALL.is_sorted_by(|a, b| a < b));
+        for item in ScrubItem::ALL {
+            let json = serde_json::to_string(&item).unwrap();
+            assert_eq!(json, format!("\"{}\"", item.keyword()));
         }
     }
 }

@@ -460,6 +460,7 @@ impl Bench for FakeBench {
     fn seal(
         mut self: Box<Self>,
         scrub: &Scrub,
+        _seed: Digest,
         log: &Path,
         output: &mut OnOutput<'_>,
     ) -> Result<(SealReport, Box<dyn Resting>), Fault> {

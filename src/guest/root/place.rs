@@ -325,6 +325,18 @@ impl Place {
         operation: &'static str,
         visit: &mut dyn FnMut(&Self, &Meta) -> Result<(), GuestError>,
     ) -> Result<(), GuestError> {
-        tree::walk(self, operation, visit)
+        tree::walk(self, operation, tree::AtMount::Refuse, visit)
+    }
+
+    /// Walks as [`Self::walk`] does, and goes on where a file system is mounted.
+    ///
+    /// # Errors
+    /// The kernel's, and those of `visit`.
+    pub fn walk_with_mounts(
+        &self,
+        operation: &'static str,
+        visit: &mut dyn FnMut(&Self, &Meta) -> Result<(), GuestError>,
+    ) -> Result<(), GuestError> {
+        tree::walk(self, operation, tree::AtMount::Enter, visit)
     }
 }

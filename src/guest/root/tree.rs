@@ -42,10 +42,20 @@ fn open_below(top: &Place, below: &Path) -> Result<OwnedFd, Errno> {
     resolve(top.directory(), &Path::new(top.name()).join(below), flags, within())
 }
 
-/// See [`Place::walk`].
+/// What a walk does where another file system is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AtMount {
+    /// It fails.
+    Refuse,
+    /// It goes on in there.
+    Enter,
+}
+
+/// See [`Place::walk`] and [`Place::walk_with_mounts`].
 pub(super) fn walk(
     top: &Place,
     operation: &'static str,
+    at_mount: AtMount,
     visit: &mut dyn FnMut(&Place, &Meta) -> Result<(), GuestError>,
 ) -> Result<(), GuestError> {
     let meta = top.expect(operation)?;
@@ -59,10 +69,28 @@ pub(super) fn walk(
     let mut waiting = vec![PathBuf::from(".")];
     while let Some(below) = waiting.pop() {
         let path = path_of(top, below.strip_prefix(".").unwrap_or(&below));
-        let directory =
-            resolve(opened.as_fd(), &below, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, within())
-                .map_err(|errno| fail(operation, &path, errno))?;
-        let found = names(directory.as_fd()).map_err(|errno| fail(operation, &path, errno))?;
+        let failed = |errno| fail(operation, &path, errno);
+        let within_top = |below: &Path, flags| {
+            let flags = flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            resolve(opened.as_fd(), below, flags, within())
+        };
+        let directory = match within_top(&below, OFlags::RDONLY) {
+            Err(Errno::XDEV) if at_mount == AtMount::Enter => {
+                let (Some(parent), Some(name)) = (below.parent(), below.file_name()) else {
+                    return Err(failed(Errno::XDEV));
+                };
+                let parent = Arc::new(within_top(parent, OFlags::PATH).map_err(failed)?);
+                let mounted = Place::new(parent, path.parent().unwrap_or(top.path()), name);
+                // Its top has been visited, as a directory of this file system.
+                let mut first = true;
+                walk(&mounted, operation, at_mount, &mut |place, meta| {
+                    if std::mem::take(&mut first) { Ok(()) } else { visit(place, meta) }
+                })?;
+                continue;
+            }
+            opened => opened.map_err(failed)?,
+        };
+        let found = names(directory.as_fd()).map_err(failed)?;
         let directory = Arc::new(directory);
         // The stack gives back what was put last, and the walk is in the order of names.
         let first = waiting.len();
