@@ -3,6 +3,7 @@
 mod build;
 mod check;
 mod doctor;
+mod import;
 mod log;
 mod plan;
 
@@ -47,6 +48,8 @@ enum Command {
     Check(check::Check),
     /// Show what a step printed when it last ran.
     Log(log::Log),
+    /// Make a recipe of what another tool reads.
+    Import(import::Import),
     /// Look at what this host lacks.
     Doctor(doctor::Doctor),
     /// Print a completion script for a shell.
@@ -87,6 +90,34 @@ enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Fault(#[from] Fault),
+    #[error("`{}` is of no kind that kiln can import", path.display())]
+    #[diagnostic(
+        code(kiln::import::unknown_kind),
+        help("say what it is: `--from virt`, `commands`, `dib`, `packer` or `dockerfile`")
+    )]
+    UnknownInput { path: PathBuf },
+    #[error("`{}` is not UTF-8", path.display())]
+    #[diagnostic(code(kiln::import::utf8), help("name a text file"))]
+    NotText { path: PathBuf },
+    #[error("could not {doing} `{}`", path.display())]
+    #[diagnostic(
+        code(kiln::import::io),
+        help(
+            "check that you may {doing} it; a file that is there is overwritten with `--force` only"
+        )
+    )]
+    Import { doing: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("`{name}` is no name of an image")]
+    #[diagnostic(code(kiln::import::bad_name), help("choose a name such as `debian-web`"))]
+    BadImageName { name: String, source: crate::name::NameError },
+    #[error("something could not be imported")]
+    #[diagnostic(
+        code(kiln::import::partial),
+        help(
+            "the recipe was written, with what is missing as comments: the report above says where"
+        )
+    )]
+    NotImported,
     #[error("this host is not ready to build")]
     #[diagnostic(
         code(kiln::doctor::not_ready),
@@ -125,6 +156,7 @@ impl CliError {
             Self::Workspace(WorkspaceError::Io { .. })
             | Self::Store(_)
             | Self::File(_)
+            | Self::Import { .. }
             | Self::NotReady
             | Self::NoInstaller
             | Self::Install { .. } => Exit::Host,
@@ -132,6 +164,10 @@ impl CliError {
             | Self::Mistakes(_)
             | Self::UnknownImage(_)
             | Self::UnknownStep { .. }
+            | Self::UnknownInput { .. }
+            | Self::NotText { .. }
+            | Self::BadImageName { .. }
+            | Self::NotImported
             | Self::NoLog { .. } => Exit::Recipe,
             Self::Build(error) => of_kind(error.kind()),
             Self::Fault(fault) => of_kind(fault.kind),
@@ -150,6 +186,7 @@ pub fn main() -> ExitCode {
         Command::Plan(command) => command.run(&place),
         Command::Check(command) => command.run(&place),
         Command::Log(command) => command.run(&place),
+        Command::Import(command) => command.run(),
         Command::Doctor(command) => command.run(&place),
         Command::Completions { shell } => {
             let mut command = Arguments::command();

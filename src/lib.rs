@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A recipe's words are [`name`]s and [`recipe`] types; [`parse`] and [`lower`] make them of text,
-//! [`graph`] gives them an order, and [`workspace`] does all of that for a directory. [`inputs`] are
+//! [`graph`] gives them an order, and [`workspace`] does all of that for a directory. [`import`] makes recipes of what other
+//! tools read. [`inputs`] are
 //! hashed, and [`key`] makes of a step with nothing left to look up its identity; [`explain`] tells
 //! two of them apart. The [`store`] keeps bytes and results under such ids, a [`disk`] is made of
 //! stored layers and what is written over them, and [`guest`] knows what lies on one. [`execute`]
@@ -30,6 +31,7 @@ pub mod sys;
 
 // Text to meaning.
 pub mod graph;
+pub mod import;
 pub mod lock;
 pub mod lower;
 pub mod parse;

@@ -9,8 +9,8 @@ mod step;
 pub mod table;
 mod value;
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
 
 use kdl::KdlDocument;
 
@@ -19,7 +19,8 @@ use self::table::Word;
 use crate::mistake::Mistake;
 use crate::name::ImageName;
 use crate::recipe::{
-    Account, Image, Output, OutputFormat, Scrub, ScrubItem, SecretPlace, SecretSource, Subscription,
+    Account, Image, LocalFile, Output, OutputFormat, Scrub, ScrubItem, SecretPlace, SecretSource,
+    Step, Subscription,
 };
 use crate::source::{FileId, Sources, Span, Spanned};
 
@@ -33,6 +34,18 @@ pub struct Settings {
     /// Where the values of secrets are found.
     pub secrets: Vec<SecretSource>,
 }
+
+/// A file that `commands-from-file` names, read and turned into nodes.
+#[derive(Debug, Clone)]
+pub struct Commands {
+    /// The file; the spans of the nodes are in it.
+    pub file: FileId,
+    /// Its steps.
+    pub nodes: KdlDocument,
+}
+
+/// Such files by their paths from the workspace root, see [`from_root`].
+pub type Included = BTreeMap<PathBuf, Commands>;
 
 fn context(sources: &Sources, file: FileId) -> Context<'_> {
     let source = sources.file(file);
@@ -49,15 +62,87 @@ pub fn recipe(
     document: &KdlDocument,
     file: FileId,
     sources: &Sources,
+    included: &Included,
 ) -> (Vec<Image>, Vec<Mistake>) {
     let mut cx = context(sources, file);
     let known: Vec<&'static Word> = table::RECIPE.iter().collect();
     let mut images = Vec::new();
     for (node, word) in known_nodes(&mut cx, document, "a recipe", &known) {
         let fields = Fields::read(&mut cx, node, word);
-        images.extend(image(&mut cx, &fields));
+        images.extend(image(&mut cx, &fields, sources, included));
     }
     (images, cx.mistakes)
+}
+
+/// The files that the images of a recipe name in `commands-from-file`, right ones only: [`recipe`]
+/// reports the others.
+#[must_use]
+pub fn commands_files(document: &KdlDocument, file: FileId, sources: &Sources) -> Vec<LocalFile> {
+    let mut cx = context(sources, file);
+    let word = table::STEPS.iter().find(|word| word.keyword == table::COMMANDS);
+    let nodes = document.nodes().iter().filter(|node| node.name().value() == "image");
+    let nodes = nodes.filter_map(|node| node.children()).flat_map(KdlDocument::nodes);
+    nodes
+        .filter(|node| node.name().value() == table::COMMANDS)
+        .filter_map(|node| Fields::read(&mut cx, node, word?).one("file"))
+        .collect()
+}
+
+/// The path of a file from the workspace root, without `.` and `..`.
+#[must_use]
+pub fn from_root(file: &LocalFile, sources: &Sources) -> PathBuf {
+    let recipe = &sources.file(file.span.file).path;
+    let mut path = PathBuf::new();
+    for part in recipe.parent().unwrap_or(Path::new("")).join(&file.path).components() {
+        match part {
+            Component::ParentDir => {
+                path.pop();
+            }
+            Component::CurDir => {}
+            part => path.push(part),
+        }
+    }
+    path
+}
+
+/// The steps of a file, in the place of the node that names it. The last one has the node's name, so
+/// that what comes after the node comes after all of them; the others have numbers behind it.
+fn commands(
+    cx: &mut Context<'_>,
+    fields: &Fields<'_>,
+    sources: &Sources,
+    included: &Included,
+) -> Vec<Step> {
+    let stand_in = step::lower(cx, fields);
+    let found = fields.one("file").and_then(|file| included.get(&from_root(&file, sources)));
+    // A file that could not be read has been reported.
+    let Some(found) = found else { return Vec::new() };
+    let mut inner = context(sources, found.file);
+    let known: Vec<&'static Word> =
+        table::STEPS.iter().filter(|word| word.keyword != table::COMMANDS).collect();
+    let mut steps: Vec<Step> = known_nodes(&mut inner, &found.nodes, "a file of commands", &known)
+        .into_iter()
+        .map(|(node, word)| {
+            let fields = Fields::read(&mut inner, node, word);
+            step::lower(&mut inner, &fields)
+        })
+        .collect();
+    let last = steps.len();
+    for (number, step) in steps.iter_mut().enumerate() {
+        step.after.clone_from(&stand_in.after);
+        step.name = stand_in.name.as_ref().and_then(|name| {
+            let value = if number + 1 == last {
+                name.value.clone()
+            } else {
+                format!("{}-{}", name.value, number + 1).parse().ok()?
+            };
+            Some(Spanned { value, span: name.span })
+        });
+    }
+    let place = cx.whole(fields.node);
+    let used = |mistake: Mistake| mistake.and(place, "used here");
+    cx.mistakes.extend(inner.mistakes.into_iter().map(used));
+    steps
 }
 
 /// The settings of `kiln.kdl`, and its mistakes.
@@ -191,7 +276,12 @@ fn only_once(cx: &mut Context<'_>, seen: &mut Vec<(&'static str, Span)>, fields:
 }
 
 /// An image; `None` if it has no usable name.
-fn image(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<Image> {
+fn image(
+    cx: &mut Context<'_>,
+    fields: &Fields<'_>,
+    sources: &Sources,
+    included: &Included,
+) -> Option<Image> {
     let name = fields.one::<Spanned<ImageName>>("name");
     let owner = match &name {
         Some(name) => format!("the image `{}`", name.value),
@@ -223,6 +313,7 @@ fn image(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<Image> {
                 session = subscription(cx, &inner).or(session);
             }
             "output" => outputs.extend(output(cx, &inner)),
+            table::COMMANDS => steps.extend(commands(cx, &inner, sources, included)),
             _ => steps.push(step::lower(cx, &inner)),
         }
     }
@@ -305,12 +396,13 @@ mod tests {
         let mut sources = Sources::default();
         let path = PathBuf::from("recipes/a.kdl");
         let (file, document) = crate::parse::read(&mut sources, path, text.as_bytes());
-        recipe(&document.unwrap(), file, &sources)
+        recipe(&document.unwrap(), file, &sources, &Included::new())
     }
 
     #[test]
     fn every_word_of_the_table_is_lowered_from_its_own_example() {
-        for word in table::STEPS {
+        // What stands for the steps of a file becomes those.
+        for word in table::STEPS.iter().filter(|word| word.keyword != table::COMMANDS) {
             let more = match word.keyword {
                 "password" => " locked=#true",
                 "ssh-inject" => " key=\"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ\"",

@@ -103,6 +103,7 @@ pub struct Mistakes {
     shown: Vec<Report>,
     left_out: usize,
     severity: Severity,
+    place: &'static str,
 }
 
 impl Mistakes {
@@ -121,7 +122,15 @@ impl Mistakes {
             shown: list.into_iter().map(|mistake| Report::new(mistake, sources)).collect(),
             left_out,
             severity: if worst { Severity::Error } else { Severity::Warning },
+            place: "the recipes",
         }
+    }
+
+    /// Says what they are in, where that is not a recipe: such as "the input".
+    #[must_use]
+    pub fn found_in(mut self, place: &'static str) -> Self {
+        self.place = place;
+        self
     }
 
     /// How many there are.
@@ -149,7 +158,7 @@ impl fmt::Display for Mistakes {
             Severity::Warning => ("warning", "warnings"),
         };
         let noun = if self.len() == 1 { one } else { many };
-        write!(f, "{} {noun} in the recipes", self.len())?;
+        write!(f, "{} {noun} in {}", self.len(), self.place)?;
         if self.left_out > 0 {
             write!(f, ", of which the first {} are shown", self.shown.len())?;
         }

@@ -20,6 +20,18 @@ pub struct Span {
     pub len: usize,
 }
 
+impl Span {
+    /// From the start of this one to the end of a later one of the same file; this one alone if the
+    /// other is of another file, or before it.
+    #[must_use]
+    pub fn to(self, end: Self) -> Self {
+        if self.file != end.file || end.offset < self.offset {
+            return self;
+        }
+        Self { len: (end.offset + end.len - self.offset).max(self.len), ..self }
+    }
+}
+
 impl From<Span> for miette::SourceSpan {
     fn from(span: Span) -> Self {
         (span.offset, span.len).into()

@@ -12,8 +12,9 @@ use thiserror::Error;
 use walkdir::WalkDir;
 
 use crate::graph::{self, BuildGraph};
-use crate::lower::{self, Settings};
-use crate::mistake::{Mistake, Mistakes, nearest};
+use crate::import;
+use crate::lower::{self, Commands, Included, Settings};
+use crate::mistake::{Mistake, Mistakes, Severity, nearest};
 use crate::parse::{self, KdlDocument};
 use crate::recipe::{Account, Image, LocalFile};
 use crate::source::Sources;
@@ -149,14 +150,25 @@ pub fn load(root: &Path) -> Result<Workspace, WorkspaceError> {
         files.push((shown, bytes));
     }
     let mut sources = Sources::default();
-    match compile(&mut sources, files) {
+    let commands = |path: &Path| {
+        let (path, mut budget) = (root.join(path), MAX_TOTAL);
+        // To open a pipe would wait for whoever writes to it.
+        if !path.metadata()?.is_file() {
+            return Err(io::Error::other("it is no file"));
+        }
+        read(&root, &path, &mut budget).map_err(|error| match error {
+            WorkspaceError::Io { source, .. } => source,
+            other => io::Error::other(other),
+        })
+    };
+    match compile_with(&mut sources, files, &commands) {
         Ok((settings, graph)) => Ok(Workspace { root, settings, sources, graph }),
         Err(mistakes) => Err(Mistakes::new(mistakes, &sources).into()),
     }
 }
 
 /// What files say, given their paths from the workspace root and their bytes: `kiln.kdl` has the
-/// settings, every other file is a recipe. Reads nothing.
+/// settings, every other file is a recipe. Reads nothing: a `commands-from-file` finds no file.
 ///
 /// # Errors
 /// Every mistake of every file.
@@ -164,7 +176,21 @@ pub fn compile(
     sources: &mut Sources,
     files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>,
 ) -> Result<(Settings, BuildGraph), Vec<Mistake>> {
+    compile_with(sources, files, &|_| Err(io::ErrorKind::NotFound.into()))
+}
+
+/// What files say, as [`compile`]; `commands` reads what `commands-from-file` names, given its path
+/// from the workspace root, at most one byte more than [`import::MAX_BYTES`].
+///
+/// # Errors
+/// Every mistake of every file.
+pub fn compile_with(
+    sources: &mut Sources,
+    files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>,
+    commands: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
+) -> Result<(Settings, BuildGraph), Vec<Mistake>> {
     let (mut settings, mut images, mut mistakes) = (Settings::default(), Vec::new(), Vec::new());
+    let mut included = Included::new();
     for (path, bytes) in files {
         let is_settings = path == Path::new(SETTINGS_FILE);
         let (file, document) = parse::read(sources, path, &bytes);
@@ -172,18 +198,29 @@ pub fn compile(
             settings =
                 keep(document, &mut mistakes, |document| lower::settings(document, file, sources));
         } else {
+            if let Ok(document) = &document {
+                for named in lower::commands_files(document, file, sources) {
+                    let found = include(sources, &mut included, &named, commands);
+                    mistakes.extend(found);
+                }
+            }
             images.extend(keep(document, &mut mistakes, |document| {
-                lower::recipe(document, file, sources)
+                lower::recipe(document, file, sources, &included)
             }));
         }
     }
+    let (lints, mut mistakes): (Vec<_>, Vec<_>) =
+        mistakes.into_iter().partition(|mistake| mistake.severity == Severity::Warning);
     mistakes.extend(unknown_secrets(&settings, &images));
     // What could not be parsed, or has no usable name, may be what others name.
     let unread = ["kiln::parse::", "kiln::lower::bad_name"];
     let unread =
         mistakes.iter().any(|found| unread.iter().any(|code| found.code.starts_with(code)));
     match graph::resolve(images) {
-        Ok(graph) if mistakes.is_empty() => Ok((settings, graph)),
+        Ok(mut graph) if mistakes.is_empty() => {
+            graph.lints.extend(lints);
+            Ok((settings, graph))
+        }
         resolved => {
             let found = resolved.err().unwrap_or_default();
             let cascade = |mistake: &Mistake| unread && mistake.code.starts_with(UNKNOWN);
@@ -191,6 +228,41 @@ pub fn compile(
             Err(mistakes)
         }
     }
+}
+
+/// Reads a file of commands once, and tells what is wrong with it.
+fn include(
+    sources: &mut Sources,
+    included: &mut Included,
+    named: &LocalFile,
+    commands: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
+) -> Vec<Mistake> {
+    let path = lower::from_root(named, sources);
+    if included.contains_key(&path) {
+        return Vec::new();
+    }
+    let refuse = |message: String, help: &str| {
+        let code = "kiln::workspace::commands_file";
+        vec![Mistake::at(named.span, code, message, "this file").help(help)]
+    };
+    let shown = path.display();
+    let bytes = match commands(&path) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let help = "the path is relative to this recipe's own directory";
+            return refuse(format!("`{shown}` cannot be read: {error}"), help);
+        }
+    };
+    if bytes.len() > import::MAX_BYTES {
+        return refuse(format!("`{shown}` is larger than 1 MiB"), "split it");
+    }
+    let Ok(text) = String::from_utf8(bytes) else {
+        return refuse(format!("`{shown}` is not UTF-8"), "save it in UTF-8");
+    };
+    let file = sources.add(path.clone(), text);
+    let (nodes, mistakes) = import::commands_file(sources, file);
+    included.insert(path, Commands { file, nodes });
+    mistakes.into_iter().map(|mistake| mistake.and(named.span, "used here")).collect()
 }
 
 /// The secrets that images name and `kiln.kdl` lacks, and steps that want a subscription where the

@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["store"],
     &["key", "explain", "inputs"],
     &["workspace"],
-    &["graph"],
+    &["graph", "import"],
     &["lower", "lock"],
     &["parse", "recipe"],
     &["mistake", "name", "files", "link", "host", "secret"],
@@ -31,11 +31,13 @@ const LAYERS: &[&[&str]] = &[
 /// Crates that have one home, by the name that they have in code: paths that start with one of
 /// these may use them.
 const HOMES: &[(&str, &[&str])] = &[
+    ("brush_parser", &["import/shell"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("fuser", &["disk/door"]),
+    ("hcl", &["import/packer"]),
     ("indicatif", &["progress"]),
-    ("kdl", &["parse", "lower", "lock"]),
+    ("kdl", &["parse", "lower", "lock", "import/write", "import/commands"]),
     ("oci_spec", &["execute/container"]),
     ("pcre2", &["guest/selinux"]),
     ("petgraph", &["graph"]),

@@ -3,7 +3,7 @@
 //! Adds the checks that need several values of one node. Names of other steps are left as written.
 
 use super::fields::{Context, Fields, known_nodes};
-use super::table::Word;
+use super::table::{self, Word};
 use crate::mistake::Mistake;
 use crate::name::{GuestPath, Mode, Owner, SecretName};
 use crate::recipe::{
@@ -86,7 +86,8 @@ fn kind(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<StepKind<LocalFile>
     Some(match fields.word.keyword {
         "install" => StepKind::Install(packages(fields)?),
         "uninstall" => StepKind::Uninstall(packages(fields)?),
-        "update" => StepKind::Update,
+        // Never seen of a file of commands: `lower::commands` puts its steps in its place.
+        "update" | table::COMMANDS => StepKind::Update,
         "run" => StepKind::Run(Run {
             script: fields.one("script")?,
             arguments: fields.many("argument")?,
@@ -151,6 +152,7 @@ fn kind(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<StepKind<LocalFile>
         "scrub-file" => StepKind::ScrubFile(Paths { paths: fields.many("path")? }),
         "inject-qemu-ga" => StepKind::InjectQemuGa,
         "selinux-relabel" => StepKind::SelinuxRelabel,
+
         word => unreachable!("kiln bug: the table has a step `{word}` that lowering lacks"),
     })
 }

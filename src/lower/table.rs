@@ -365,6 +365,9 @@ const PACKAGES: &[Argument] = &[some("package", Kind::Package)];
 const RECOMMENDS: Property =
     property("recommends", Kind::Flag, "install recommended packages too; on by default");
 
+/// The step that stands for those of a file.
+pub const COMMANDS: &str = "commands-from-file";
+
 /// The steps.
 pub const STEPS: &[Word] = &[
     program("install", PACKAGES, &[COMMON, ONLINE, &[RECOMMENDS]], "install packages"),
@@ -526,6 +529,12 @@ pub const STEPS: &[Word] = &[
         &[once("from", Kind::GuestFile).like("\"/etc/skel\""), once("to", Kind::GuestFile)],
         &[COMMON],
         "copy a file or tree inside the guest, with all attributes",
+    ),
+    step(
+        COMMANDS,
+        &[once("file", Kind::LocalPath).like("\"files/steps.txt\"")],
+        &[COMMON],
+        "the steps of a file of virt-customize's --commands-from-file",
     ),
     step(
         "tar-in",

@@ -1,0 +1,14 @@
+virt-customize -a disk.img --format raw -m 2048 --smp 2 -v -x --no-network \
+  --append-line '/etc/hosts:192.0.2.1 build' --chmod 700:/root/a --chmod 0755:/root/b \
+  --chmod 420:/root/c --chmod 999:/root/d --chown 33:33:/srv --copy /a:/b --copy-in site:/srv \
+  --delete '/tmp/{a,b}*' --edit '/etc/ssh/sshd_config:s/^#?UseDNS .*/UseDNS no/' \
+  --edit '/etc/x:$_ = "" if /y/' --firstboot /opt/scripts/first.sh --firstboot-command 'a; b' \
+  --firstboot-install 'wget,ntp' --hostname web --inject-qemu-ga latest --inject-virtio-win osinfo \
+  --install 'wget, ntp' --link /usr/bin/vim:/usr/bin/vi:/usr/bin/ex --mkdir /srv/www \
+  --move /etc/a:/etc/b --password-crypto sha512 --password admin:locked:file:../pw.txt \
+  --run-command 'useradd admin && yum -y install httpd' --scrub /root/key \
+  --ssh-inject root --ssh-inject admin:file:admin.pub --ssh-inject admin:file:admin.pub \
+  --tar-in site.tar.gz:/srv --timezone Europe/Vienna --touch /etc/t --truncate /var/log/a \
+  --truncate-recursive /var/log/b --uninstall nano --update --upload motd:/etc/motd \
+  --upload keys:/root --write '/etc/motd:hello' --write '/etc/empty:' --bogus 1 \
+  --hostname 'not_right' --write no-colon --attach tools.iso --selinux-relabel --no-logfile
