@@ -20,6 +20,7 @@
 //! makes it true, telling [`progress`]; [`output`] is what the user gets.
 
 // Words.
+pub mod compression;
 pub mod digest;
 pub mod files;
 pub mod host;
@@ -45,6 +46,8 @@ pub mod key;
 
 // Bytes.
 pub mod disk;
+pub mod fetch;
+pub mod resolve;
 pub mod store;
 
 // Doing.

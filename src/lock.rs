@@ -1,11 +1,15 @@
-//! The lock file: the generation of each impure step, committed beside the recipes.
+//! The lock file, committed beside the recipes: the generation of each impure step, and what the
+//! names of downloaded disk images mean.
 //!
 //! `kiln build --refresh` raises generations; a new one is a new key, so that the step and all
-//! behind it run again, for everyone who has the file. It is KDL, one node a step:
-//! `generation "debian-web/install" 3`.
+//! behind it run again, for everyone who has the file. `kiln lock` looks names up. It is KDL, a line
+//! each: `generation "debian-web/install" 3`, and
+//! `resolved "template centos-7.2" url="https://…" sha512="…" format="qcow2" revision=2`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+
+use kdl::KdlNode;
 
 use crate::files::{self, FileError, Host, read_bounded};
 use crate::mistake::Mistake;
@@ -17,7 +21,7 @@ use crate::source::{FileId, Sources};
 pub const LOCK_FILE: &str = "kiln.lock";
 
 const LIMIT: u64 = 1 << 20;
-const HEADER: &str = "// Made by `kiln build --refresh`: commit it with the recipes.\n";
+const HEADER: &str = "// Made by `kiln build` and `kiln lock`: commit it with the recipes.\n";
 
 /// What a lock file says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub struct Resolved {
     pub checksum: Checksum,
     /// The format of the disk, unpacked, where its source says it.
     pub format: Option<DiskFormat>,
+    /// Which version of it that is, where its source counts them.
+    pub revision: Option<u64>,
 }
 
 /// Why a lock file cannot be used.
@@ -68,32 +74,23 @@ impl Lock {
         let mut lock = Self::default();
         let mut mistakes = Vec::new();
         for node in document.nodes() {
-            let values: Vec<_> = node.entries().iter().map(kdl::KdlEntry::value).collect();
-            let plain =
-                node.children().is_none() && node.entries().iter().all(|e| e.name().is_none());
-            let entry = match (node.name().value(), values.as_slice()) {
-                ("generation", [step, number]) if plain => step
-                    .as_string()
-                    .zip(number.as_integer().and_then(|number| u64::try_from(number).ok())),
-                _ => None,
+            let known = match node.name().value() {
+                "generation" => generation(node).is_some_and(|(step, number)| {
+                    lock.generations.insert(step, number).is_none()
+                }),
+                "resolved" => resolved(node).is_some_and(|(name, resolved)| {
+                    lock.resolved.insert(name, resolved).is_none()
+                }),
+                _ => false,
             };
-            let known = entry.is_some_and(|(step, number)| {
-                lock.generations.insert(step.to_owned(), number).is_none()
-            });
             if !known {
-                let span = crate::source::Span {
-                    file,
-                    offset: node.span().offset(),
-                    len: node.span().len(),
-                };
-                let mistake = Mistake::at(
-                    span,
-                    "kiln::lock::entry",
-                    "the lock file holds something that is not a generation",
-                    "this",
-                )
-                .help("a line is `generation \"IMAGE/STEP\" NUMBER`, once for each step; `kiln build --refresh` writes them");
-                mistakes.push(mistake);
+                let (offset, len) = (node.span().offset(), node.span().len());
+                let span = crate::source::Span { file, offset, len };
+                let message = "the lock file holds something that is neither a generation nor \
+                               what a base was found to be, or says it twice";
+                mistakes.push(Mistake::at(span, "kiln::lock::entry", message, "this").help(
+                    "remove the line: `kiln build` and `kiln lock` write what they need themselves",
+                ));
             }
         }
         if mistakes.is_empty() { Ok(lock) } else { Err(mistakes) }
@@ -124,9 +121,89 @@ impl Lock {
             text.push_str(&number.to_string());
             text.push('\n');
         }
+        for (name, resolved) in &self.resolved {
+            text.push_str(&line_of(name, resolved));
+        }
         let path = root.join(LOCK_FILE);
         files::replace(&Host, &path, text.as_bytes())
     }
+}
+
+/// `generation "IMAGE/STEP" NUMBER`.
+fn generation(node: &KdlNode) -> Option<(String, u64)> {
+    let plain = node.children().is_none() && node.entries().iter().all(|e| e.name().is_none());
+    let [step, number] = node.entries() else { return None };
+    let number = u64::try_from(number.value().as_integer()?).ok()?;
+    plain.then_some((step.value().as_string()?.to_owned(), number))
+}
+
+/// `resolved "ORIGIN" url="…" sha512="…" format="…" revision=N`, of which the last two may be
+/// missing, and `sha256` may stand in place of `sha512`.
+fn resolved(node: &KdlNode) -> Option<(String, Resolved)> {
+    let (mut url, mut checksum, mut format, mut revision) = (None, None, None, None);
+    let mut entries = node.entries().iter();
+    let first = entries.next().filter(|entry| entry.name().is_none())?;
+    for entry in entries {
+        let (key, value) = (entry.name()?.value(), entry.value());
+        // What is there twice was there before.
+        let again = match key {
+            "url" => url.replace(value.as_string().filter(|url| is_url(url))?.to_owned()).is_some(),
+            "sha256" | "sha512" => {
+                let digits = value.as_string().filter(|digits| is_hex(digits))?.to_owned();
+                let sum = match (key, digits.len()) {
+                    ("sha256", 64) => Checksum::Sha256(digits),
+                    ("sha512", 128) => Checksum::Sha512(digits),
+                    _ => return None,
+                };
+                checksum.replace(sum).is_some()
+            }
+            "format" => {
+                let word = value.as_string()?;
+                let known = DiskFormat::ALL.into_iter().find(|format| format.keyword() == word);
+                format.replace(known?).is_some()
+            }
+            "revision" => revision.replace(u64::try_from(value.as_integer()?).ok()?).is_some(),
+            _ => return None,
+        };
+        if again {
+            return None;
+        }
+    }
+    let name = first.value().as_string()?.to_owned();
+    let resolved = Resolved { url: url?, checksum: checksum?, format, revision };
+    node.children().is_none().then_some((name, resolved))
+}
+
+fn is_url(text: &str) -> bool {
+    text.starts_with("https://") || text.starts_with("http://")
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c))
+}
+
+fn line_of(name: &str, resolved: &Resolved) -> String {
+    let quoted = |text: &str| format!("\"{}\"", kdl_escaped(text));
+    let Resolved { url, checksum, format, revision } = resolved;
+    let (kind, digits) = match checksum {
+        Checksum::Sha256(digits) => ("sha256", digits),
+        Checksum::Sha512(digits) => ("sha512", digits),
+    };
+    let mut line = format!("resolved {} url={} {kind}={}", quoted(name), quoted(url), quoted(digits));
+    if let Some(format) = format {
+        line.push_str(&format!(" format={}", quoted(format.keyword())));
+    }
+    if let Some(revision) = revision {
+        line.push_str(&format!(" revision={revision}"));
+    }
+    line.push('\n');
+    line
+}
+
+/// A text as it stands between quotes. Addresses and names have neither line ends nor other control
+/// characters.
+fn kdl_escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
 }
 
 #[cfg(test)]
@@ -141,6 +218,14 @@ mod tests {
         lock.raise("web/install");
         lock.raise("web/install");
         lock.raise("db/update#2");
+        let format = Some(DiskFormat::Qcow2);
+        let url = "https://a.example/\"\\".to_owned();
+        let sum = Checksum::Sha512("0a".repeat(64));
+        let whole = Resolved { url, checksum: sum, format, revision: Some(2) };
+        let sum = Checksum::Sha256("0a".repeat(32));
+        let bare = Resolved { checksum: sum, format: None, revision: None, ..whole.clone() };
+        lock.resolved.insert("template centos-7.2".to_owned(), whole);
+        lock.resolved.insert("url https://a.example/x".to_owned(), bare);
         lock.write(root).unwrap();
         let again = Lock::read(root, &mut Sources::default()).unwrap();
         assert_eq!(again, lock);
@@ -156,10 +241,46 @@ mod tests {
             "other",
             "generation \"a\" -1",
             "generation \"a\" 1\ngeneration \"a\" 2",
+            "generation \"a\" 1 { b; }",
+            "generation \"a\" n=1",
         ] {
             std::fs::write(directory.path().join(LOCK_FILE), text).unwrap();
             let result = Lock::read(directory.path(), &mut Sources::default());
             assert!(matches!(result, Err(LockError::Mistakes(_))), "{text}");
         }
+    }
+
+    #[test]
+    fn a_base_is_written_on_one_strict_line() {
+        let good = format!(
+            "resolved \"catalog debian-12\" url=\"https://a.example/d\" sha256=\"{}\" format=\"raw\"",
+            "0a".repeat(32)
+        );
+        let read = |text: &str| {
+            let directory = tempfile::tempdir().unwrap();
+            std::fs::write(directory.path().join(LOCK_FILE), text).unwrap();
+            Lock::read(directory.path(), &mut Sources::default())
+        };
+        let lock = read(&good).unwrap();
+        assert_eq!(line_of("catalog debian-12", &lock.resolved["catalog debian-12"]).trim(), good);
+        for (from, to) in [
+            ("sha256", "sha512"),
+            ("0a0a", "0A0A"),
+            ("0a0a", "0a"),
+            ("https:", "file:"),
+            ("format=\"raw\"", "format=\"iso\""),
+            ("format=\"raw\"", "other=1"),
+            ("format=\"raw\"", "revision=-1"),
+            ("format=\"raw\"", "format=\"raw\" format=\"raw\""),
+            ("format=\"raw\"", "\"more\""),
+            ("url=\"https://a.example/d\"", ""),
+            ("\"catalog debian-12\"", ""),
+            ("\"raw\"", "\"raw\" { x; }"),
+        ] {
+            let text = good.replacen(from, to, 1);
+            assert_ne!(text, good);
+            assert!(matches!(read(&text), Err(LockError::Mistakes(_))), "{text}");
+        }
+        assert!(matches!(read(&format!("{good}\n{good}")), Err(LockError::Mistakes(_))));
     }
 }

@@ -16,6 +16,7 @@
 //!   work/BUILD/lease          locked by the build for as long as it lives
 //!   work/entry                locked for a moment, while leases come, go or are tried
 //!   work/actions/KEY          locked by whoever builds that action
+//!   work/downloads/SUM.part   a download on its way, locked by whoever works on it
 //!   logs/KEY                  the output of an action's last run, also of a failed one
 //! ```
 //!

@@ -18,30 +18,38 @@ const LAYERS: &[&[&str]] = &[
     &["execute", "seal"],
     &["guest"],
     &["disk"],
-    &["store"],
+    &["resolve"],
+    &["store", "fetch"],
     &["key", "explain", "inputs"],
     &["workspace"],
     &["graph", "import"],
     &["lower", "lock"],
     &["parse", "recipe"],
     &["mistake", "name", "files", "link", "host", "secret"],
-    &["digest", "source", "sys"],
+    &["compression", "digest", "source", "sys"],
 ];
 
 /// Crates that have one home, by the name that they have in code: paths that start with one of
 /// these may use them.
 const HOMES: &[(&str, &[&str])] = &[
+    ("base64", &["resolve/signature"]),
     ("brush_parser", &["import/shell"]),
+    ("bzip2", &["compression"]),
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
+    ("flate2", &["compression"]),
     ("fuser", &["disk/door"]),
     ("hcl", &["import/packer"]),
     ("indicatif", &["progress"]),
-    ("kdl", &["parse", "lower", "lock", "import/write", "import/commands"]),
+    ("kdl", &["parse", "lower", "lock", "import/write", "import/commands", "resolve/catalog"]),
+    ("liblzma", &["compression"]),
     ("oci_spec", &["execute/container"]),
     ("pcre2", &["guest/selinux"]),
     ("petgraph", &["graph"]),
+    ("sha2", &["fetch/checksum"]),
+    ("ureq", &["fetch"]),
     ("walkdir", &["inputs", "workspace", "guest/selinux"]),
+    ("zstd", &["compression"]),
 ];
 
 /// One source file.

@@ -15,6 +15,14 @@ use super::Store;
 use crate::digest::ActionKey;
 use crate::files::{self, Context, FileError};
 
+const DOWNLOADS: &str = "downloads";
+
+/// Where the store's kilns download to; what lies there outlives builds, to be gone on with.
+#[must_use]
+pub fn downloads(store: &Store) -> PathBuf {
+    store.root().join("work").join(DOWNLOADS)
+}
+
 /// The directory of a running build; it goes with the value.
 pub struct Work {
     path: PathBuf,
@@ -92,7 +100,8 @@ pub fn abandoned(store: &Store) -> Result<Vec<Abandoned>, FileError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(&root).context("read", &root)? {
         let path = entry.context("read", &root)?.path();
-        if path.file_name().is_some_and(|name| name == "actions") || !path.is_dir() {
+        let of_all = |name| name == "actions" || name == DOWNLOADS;
+        if path.file_name().is_some_and(of_all) || !path.is_dir() {
             continue;
         }
         let Ok(lease) = lease_of(&path) else { continue };
