@@ -1,9 +1,11 @@
 //! The command line: what each word does, and how errors and exit codes come out.
 
+mod bases;
 mod build;
 mod check;
 mod doctor;
 mod import;
+mod lock;
 mod log;
 mod plan;
 
@@ -16,11 +18,13 @@ use miette::Diagnostic;
 
 use crate::engine::BuildError;
 use crate::execute::{Fault, FaultKind};
+use crate::fetch::FetchError;
 use crate::files::FileError;
 use crate::graph::UnknownImage;
 use crate::lock::{Lock, LockError};
 use crate::mistake::Mistakes;
 use crate::plan::Actions;
+use crate::resolve::ResolveError;
 use crate::store::{Store, StoreError};
 use crate::workspace::{self, Workspace, WorkspaceError};
 
@@ -46,6 +50,10 @@ enum Command {
     Plan(plan::PlanCommand),
     /// Check the recipes.
     Check(check::Check),
+    /// Look up what the names of bases mean, and note it in the lock file.
+    Lock(lock::LockCommand),
+    /// List what a recipe can name as a base.
+    Bases(bases::Bases),
     /// Show what a step printed when it last ran.
     Log(log::Log),
     /// Make a recipe of what another tool reads.
@@ -118,6 +126,17 @@ enum CliError {
         )
     )]
     NotImported,
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Resolve(#[from] ResolveError),
+    #[error("no image named here has a base `{name}` that is looked up")]
+    #[diagnostic(
+        code(kiln::cli::no_such_base),
+        help(
+            "name it as the recipe does, or as the lock file does: `debian-12`, `catalog debian-12`"
+        )
+    )]
+    UnknownBase { name: String },
     #[error("this host is not ready to build")]
     #[diagnostic(
         code(kiln::doctor::not_ready),
@@ -168,7 +187,12 @@ impl CliError {
             | Self::NotText { .. }
             | Self::BadImageName { .. }
             | Self::NotImported
+            | Self::UnknownBase { .. }
             | Self::NoLog { .. } => Exit::Recipe,
+            Self::Resolve(ResolveError::Fetch(FetchError::Interrupted)) => Exit::Interrupted,
+            Self::Resolve(ResolveError::Fetch(error)) if error.is_of_host() => Exit::Host,
+            Self::Resolve(ResolveError::File(_) | ResolveError::NoVerifier) => Exit::Host,
+            Self::Resolve(_) => Exit::Recipe,
             Self::Build(error) => of_kind(error.kind()),
             Self::Fault(fault) => of_kind(fault.kind),
         }
@@ -185,6 +209,8 @@ pub fn main() -> ExitCode {
         Command::Build(command) => command.run(&place),
         Command::Plan(command) => command.run(&place),
         Command::Check(command) => command.run(&place),
+        Command::Lock(command) => command.run(&place),
+        Command::Bases(command) => command.run(&place),
         Command::Log(command) => command.run(&place),
         Command::Import(command) => command.run(),
         Command::Doctor(command) => command.run(&place),
@@ -273,6 +299,13 @@ struct Wanted {
 
 impl Wanted {
     fn find(place: &Place, names: &[String]) -> Result<Self, CliError> {
+        let mut wanted = Self::read(place, names)?;
+        wanted.find_actions()?;
+        Ok(wanted)
+    }
+
+    /// The same without the actions: names of bases may not have been looked up yet.
+    fn read(place: &Place, names: &[String]) -> Result<Self, CliError> {
         let mut workspace = place.workspace()?;
         let root = workspace.root.clone();
         let lock = match Lock::read(&root, &mut workspace.sources) {
@@ -288,20 +321,23 @@ impl Wanted {
         } else {
             names.iter().filter_map(|name| workspace.graph.find(name)).collect()
         };
-        let mut wanted = Self { workspace, lock, actions: Actions::default(), images };
-        wanted.find_actions()?;
-        Ok(wanted)
+        Ok(Self { workspace, lock, actions: Actions::default(), images })
     }
 
-    /// Finds the actions by what the lock file says now.
-    fn find_actions(&mut self) -> Result<(), CliError> {
+    /// The wanted images and all that they stand on.
+    fn closure(&self) -> Result<Vec<usize>, CliError> {
         let graph = &self.workspace.graph;
         let names: Vec<_> = self
             .images
             .iter()
             .map(|&image| graph.images[image].image.name.value.as_str())
             .collect();
-        let closure = graph.closure(&names)?;
+        Ok(graph.closure(&names)?)
+    }
+
+    /// Finds the actions by what the lock file says now.
+    fn find_actions(&mut self) -> Result<(), CliError> {
+        let closure = self.closure()?;
         let now =
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let wanted = |image| self.images.contains(&image);

@@ -6,6 +6,7 @@
 //! something meanwhile, or a layer turns out to be damaged, the lane ends, and the loop plans again
 //! once all lanes have come to rest.
 
+mod bases;
 mod failure;
 mod lane;
 

@@ -54,7 +54,10 @@ pub enum FetchError {
     },
     /// The server does not have it.
     #[error("`{url}`: the server answers with status {status}")]
-    #[diagnostic(code(kiln::fetch::status), help("open the address in a browser; it may have moved"))]
+    #[diagnostic(
+        code(kiln::fetch::status),
+        help("open the address in a browser; it may have moved")
+    )]
     Status {
         /// What was asked for.
         url: String,
@@ -87,10 +90,7 @@ pub enum FetchError {
     },
     /// Nothing came for too long.
     #[error("`{url}`: nothing came for {} s", patience.as_secs())]
-    #[diagnostic(
-        code(kiln::fetch::stalled),
-        help("try again later; what came so far is kept")
-    )]
+    #[diagnostic(code(kiln::fetch::stalled), help("try again later; what came so far is kept"))]
     Stalled {
         /// What was asked for.
         url: String,
@@ -99,10 +99,7 @@ pub enum FetchError {
     },
     /// The reply ended before its end.
     #[error("`{url}`: the reply ended after {came} of {expected} bytes")]
-    #[diagnostic(
-        code(kiln::fetch::short),
-        help("try again later; what came so far is kept")
-    )]
+    #[diagnostic(code(kiln::fetch::short), help("try again later; what came so far is kept"))]
     Short {
         /// What was asked for.
         url: String,
@@ -142,10 +139,7 @@ pub enum FetchError {
     File(#[from] FileError),
     /// The user wants the end.
     #[error("the download was called off")]
-    #[diagnostic(
-        code(kiln::fetch::interrupted),
-        help("what came so far is kept")
-    )]
+    #[diagnostic(code(kiln::fetch::interrupted), help("what came so far is kept"))]
     Interrupted,
 }
 
@@ -368,12 +362,18 @@ mod tests {
 
     #[test]
     fn only_this_host_is_trusted_without_tls() {
-        for url in ["https://a.example/x", "http://127.0.0.1:80/x", "http://localhost/", "http://[::1]:1/"] {
+        for url in
+            ["https://a.example/x", "http://127.0.0.1:80/x", "http://localhost/", "http://[::1]:1/"]
+        {
             assert!(is_secure(url), "{url}");
         }
-        for url in
-            ["http://a.example/x", "http://127.0.0.1.a.example/", "http://localhost.a/", "ftp://a", "file:///etc"]
-        {
+        for url in [
+            "http://a.example/x",
+            "http://127.0.0.1.a.example/",
+            "http://localhost.a/",
+            "ftp://a",
+            "file:///etc",
+        ] {
             assert!(!is_secure(url), "{url}");
         }
     }

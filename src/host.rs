@@ -14,6 +14,8 @@ pub enum Purpose {
     Bootstrap,
     /// New ids for file systems, which the item `fs-uuids` of a seal asks for.
     NewIds,
+    /// Looking up templates in signed indexes.
+    Templates,
     /// Kiln's own tests.
     Test,
 }
@@ -66,6 +68,8 @@ pub const TOOLS: &[Tool] = &[
     tool(&["xfs_admin"], Purpose::NewIds, "xfsprogs", "xfsprogs", "xfsprogs"),
     tool(&["btrfstune"], Purpose::NewIds, "btrfs-progs", "btrfs-progs", "btrfsprogs"),
     tool(&["e2fsck"], Purpose::NewIds, "e2fsprogs", "e2fsprogs", "e2fsprogs"),
+    tool(&["gpgv"], Purpose::Templates, "gpgv", "gnupg2", "gpg2"),
+    tool(&["gpg"], Purpose::Test, "gnupg", "gnupg2", "gpg2"),
     tool(
         &["qemu-system-x86_64"],
         Purpose::Test,

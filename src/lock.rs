@@ -75,12 +75,10 @@ impl Lock {
         let mut mistakes = Vec::new();
         for node in document.nodes() {
             let known = match node.name().value() {
-                "generation" => generation(node).is_some_and(|(step, number)| {
-                    lock.generations.insert(step, number).is_none()
-                }),
-                "resolved" => resolved(node).is_some_and(|(name, resolved)| {
-                    lock.resolved.insert(name, resolved).is_none()
-                }),
+                "generation" => generation(node)
+                    .is_some_and(|(step, number)| lock.generations.insert(step, number).is_none()),
+                "resolved" => resolved(node)
+                    .is_some_and(|(name, resolved)| lock.resolved.insert(name, resolved).is_none()),
                 _ => false,
             };
             if !known {
@@ -189,7 +187,8 @@ fn line_of(name: &str, resolved: &Resolved) -> String {
         Checksum::Sha256(digits) => ("sha256", digits),
         Checksum::Sha512(digits) => ("sha512", digits),
     };
-    let mut line = format!("resolved {} url={} {kind}={}", quoted(name), quoted(url), quoted(digits));
+    let mut line =
+        format!("resolved {} url={} {kind}={}", quoted(name), quoted(url), quoted(digits));
     if let Some(format) = format {
         line.push_str(&format!(" format={}", quoted(format.keyword())));
     }

@@ -10,6 +10,7 @@ pub mod ini;
 mod signature;
 pub mod sources;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::fetch::checksum;
@@ -44,7 +45,10 @@ pub enum ResolveError {
     Mistakes(Mistakes),
     /// A file that names sources has a mistake.
     #[error("`{}`, line {line}: {why}", path.display())]
-    #[diagnostic(code(kiln::resolve::source), help("sources are written as `virt-builder(1)` says"))]
+    #[diagnostic(
+        code(kiln::resolve::source),
+        help("sources are written as `virt-builder(1)` says")
+    )]
     Source {
         /// The file.
         path: PathBuf,
@@ -93,10 +97,7 @@ pub enum ResolveError {
     },
     /// A file of keys cannot be used.
     #[error("`{}` is no OpenPGP key: {why}", path.display())]
-    #[diagnostic(
-        code(kiln::resolve::key),
-        help("export the key with `gpg --armor --export`")
-    )]
+    #[diagnostic(code(kiln::resolve::key), help("export the key with `gpg --armor --export`"))]
     Key {
         /// The file.
         path: PathBuf,
@@ -105,7 +106,7 @@ pub enum ResolveError {
     },
     /// The program that checks signatures is missing.
     #[error("`gpgv` is not installed, which checks the signatures of indexes")]
-    #[diagnostic(code(kiln::resolve::no_gpgv), help("`kiln doctor` names the package"))]
+    #[diagnostic(code(kiln::resolve::no_gpgv), help("`kiln doctor --fix` installs it"))]
     NoVerifier,
     /// An index is not signed as it must be.
     #[error("the signature of `{url}` is not good: {why}")]
@@ -316,13 +317,14 @@ impl<'a> Resolver<'a> {
         }
         let document = self.client.with_proxy(proxy)?.document(uri, LARGEST_INDEX)?;
         let text = match key {
-            Some(key) if *check => {
-                signature::verify(uri, &document, key, fingerprint.as_deref())?
-            }
+            Some(key) if *check => signature::verify(uri, &document, key, fingerprint.as_deref())?,
             _ => signature::unwrapped(&String::from_utf8_lossy(&document)),
         };
-        index::parse(&text)
-            .map_err(|Fault { line, why }| ResolveError::Index { url: uri.clone(), line, why })
+        index::parse(&text).map_err(|Fault { line, why }| ResolveError::Index {
+            url: uri.clone(),
+            line,
+            why,
+        })
     }
 }
 
@@ -343,9 +345,10 @@ fn best<'l>(listed: &'l [Listed], name: &str, arch: &str) -> Option<(&'l Source,
 
 /// What to say about a name that is not there.
 fn help(name: &str, known: &[(&str, &str)], otherwise: &str) -> String {
-    let arches: Vec<&str> =
+    let arches: BTreeSet<&str> =
         known.iter().filter(|(other, _)| *other == name).map(|(_, arch)| *arch).collect();
     if !arches.is_empty() {
+        let arches: Vec<&str> = arches.into_iter().collect();
         return format!("it is there for {}", arches.join(", "));
     }
     match nearest(name, known.iter().map(|(other, _)| *other)) {
@@ -390,9 +393,16 @@ mod tests {
     #[test]
     fn the_newest_of_all_sources_is_taken() {
         let lists = [
-            listed("one", &[entry("os", "x86_64", "revision=2"), entry("os", "aarch64", "revision=9")].concat()),
+            listed(
+                "one",
+                &[entry("os", "x86_64", "revision=2"), entry("os", "aarch64", "revision=9")]
+                    .concat(),
+            ),
             listed("two", &entry("os", "amd64", "revision=3\naliases=latest")),
-            listed("three", &[entry("os", "x86_64", "revision=3"), entry("latest", "x86_64", "")].concat()),
+            listed(
+                "three",
+                &[entry("os", "x86_64", "revision=3"), entry("latest", "x86_64", "")].concat(),
+            ),
         ];
         let found = |name, arch| {
             let (source, template) = best(&lists, name, arch)?;
@@ -407,7 +417,7 @@ mod tests {
     #[test]
     fn a_name_that_is_not_there_gets_the_nearest() {
         let known = [("centos-7.2", "x86_64"), ("centos-7.2", "aarch64")];
-        assert_eq!(help("centos-7.2", &known, "x"), "it is there for x86_64, aarch64");
+        assert_eq!(help("centos-7.2", &known, "x"), "it is there for aarch64, x86_64");
         assert_eq!(help("centos-72", &known, "x"), "`centos-7.2` is there; x");
         assert_eq!(help("windows", &known, "x"), "x");
     }

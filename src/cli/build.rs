@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{Args, ValueEnum};
 
-use super::{CliError, Place, Wanted, doctor, show};
+use super::{CliError, Place, Wanted, doctor, lock, show};
 use crate::engine::{Engine, Options};
 use crate::execute::native::Native;
 use crate::host::{self, Purpose};
@@ -29,6 +29,9 @@ pub(super) struct Build {
     /// Run the steps that use the network again, and all that follow them.
     #[arg(long)]
     refresh: bool,
+    /// Fail where the name of a base is not in the lock file yet, and leave that file alone.
+    #[arg(long, conflicts_with = "refresh")]
+    locked: bool,
     /// Read each layer back and compare it with the disk at rest; slow.
     #[arg(long)]
     verify_layers: bool,
@@ -54,7 +57,12 @@ enum How {
 
 impl Build {
     pub(super) fn run(self, place: &Place) -> Result<(), CliError> {
-        let mut wanted = Wanted::find(place, &self.images)?;
+        let mut wanted = Wanted::read(place, &self.images)?;
+        let interrupted = on_interrupt();
+        if !self.locked {
+            lock::look_up(place, &mut wanted, &lock::Again::Nothing, &interrupted)?;
+        }
+        wanted.find_actions()?;
         let lints = wanted.workspace.lints();
         if !lints.is_empty() {
             show(&lints);
@@ -66,7 +74,6 @@ impl Build {
         if self.refresh {
             refresh(&mut wanted)?;
         }
-        let interrupted = on_interrupt();
         let native = Native::default();
         let jobs = self.jobs.or(wanted.workspace.settings.jobs).unwrap_or(2);
         let engine = Engine {
@@ -124,7 +131,7 @@ fn refresh(wanted: &mut Wanted) -> Result<(), CliError> {
 
 /// A flag that the first Ctrl-C raises; the second one ends kiln at once, and the next build puts
 /// the host in order.
-fn on_interrupt() -> Arc<AtomicBool> {
+pub(super) fn on_interrupt() -> Arc<AtomicBool> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {

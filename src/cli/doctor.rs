@@ -27,7 +27,7 @@ pub(super) struct Doctor {
 
 impl Doctor {
     pub(super) fn run(self, _place: &Place) -> Result<(), CliError> {
-        let mut purposes = vec![Purpose::Build, Purpose::Bootstrap, Purpose::NewIds];
+        let mut purposes = vec![Purpose::Build, Purpose::Bootstrap, Purpose::Templates];
         if self.tests {
             purposes.push(Purpose::Test);
         }

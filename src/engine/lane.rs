@@ -15,18 +15,17 @@ use std::time::{Duration, Instant};
 use super::{End, Engine, Event};
 use crate::digest::{ObjectId, StateId};
 use crate::disk::capture::{self, FrozenOverlay};
-use crate::disk::import;
 use crate::disk::layer::{self, LayerIndex};
 use crate::disk::state::DiskState;
 use crate::execute::{self, Bench, Epoch, Fault, FaultKind, Outcome, SealedDisk, Task};
-use crate::files::{self, Context, Stamp};
+use crate::files::{self, Context};
 use crate::guest::Snapshot;
 use crate::inputs::{self, Input};
 use crate::key::Operation;
 use crate::output::{self, Description, Layer, Wanted};
 use crate::plan::{Actions, Node};
 use crate::progress::{StepDone, size};
-use crate::recipe::{Aids, Attached, FileBase, Scrub};
+use crate::recipe::{Aids, Attached, Scrub};
 use crate::seal::SealReport;
 use crate::store::objects::Readers;
 use crate::store::results::{ActionResult, Placement};
@@ -71,7 +70,7 @@ pub(super) struct Lane<'a> {
 }
 
 /// Why a lane stops.
-enum Stop {
+pub(super) enum Stop {
     Replan,
     Fault { node: Option<usize>, fault: Fault },
 }
@@ -82,7 +81,7 @@ impl From<Fault> for Stop {
     }
 }
 
-fn host(error: &dyn miette::Diagnostic) -> Stop {
+pub(super) fn host(error: &dyn miette::Diagnostic) -> Stop {
     Fault::of(FaultKind::Host, error).into()
 }
 
@@ -101,11 +100,11 @@ fn caught(work: impl FnOnce() -> Result<(), Stop>) -> Result<(), Stop> {
 }
 
 /// The disk of a lane between two nodes.
-struct Held {
+pub(super) struct Held {
     /// The state that it is at; `None` before the base.
     id: Option<StateId>,
     /// The same state, for reading.
-    disk: DiskState,
+    pub(super) disk: DiskState,
     /// The chain of the state, base first.
     chain: Vec<LayerFiles>,
     /// The working disk at that state, once one is needed.
@@ -228,12 +227,17 @@ impl Lane<'_> {
         }
         let lock = self.lock(number, node)?;
         let start = Instant::now();
+        let mut downloaded = None;
         let (outcome, layer) = match &node.action.operation {
             Operation::Seal(scrub) => {
                 return self.seal(number, node, scrub, held, directory, start);
             }
             Operation::File(base) => (Outcome::default(), self.file_base(base, held, directory)?),
-            Operation::Fetch(_) => todo!("bases"),
+            Operation::Fetch(base) => {
+                let (layer, file) = self.fetched_base(number, base, held, directory)?;
+                downloaded = Some(file);
+                (Outcome::default(), layer)
+            }
             operation => {
                 let task = Self::task(node, operation, directory)?;
                 let outcome = self.perform(number, node, &task, held, directory)?;
@@ -248,6 +252,10 @@ impl Lane<'_> {
             .then(|| format!("ended what it left running: {}", outcome.leftovers.join(", ")));
         let took = start.elapsed();
         self.record(node, parent, &placement, outcome, None, took, directory)?;
+        if let Some(file) = downloaded {
+            // The layer holds it now. One that stays is found again by whoever wants it.
+            let _ = file.remove();
+        }
         drop(lock);
         let done = StepDone { took, layer: placement.size, note };
         self.tell(Event::Done { node: number, state: placement.state, done });
@@ -383,33 +391,11 @@ impl Lane<'_> {
     }
 
     /// Passes on what a node prints.
-    fn lines(&self, node: usize) -> impl FnMut(&str) + Send + 'static {
+    pub(super) fn lines(&self, node: usize) -> impl FnMut(&str) + Send + 'static {
         let sender = self.sender.clone();
         move |line: &str| {
             let _ = sender.send(Event::Line { node, line: line.to_owned() });
         }
-    }
-
-    /// Makes a layer of a disk image of the workspace.
-    fn file_base(
-        &self,
-        base: &FileBase<Input>,
-        held: &mut Held,
-        directory: &Path,
-    ) -> Result<Captured, Stop> {
-        let bad = |error: &dyn miette::Diagnostic| Stop::from(Fault::of(FaultKind::Step, error));
-        let path = &base.file.path;
-        let raw = import::raw_disk(path, base.format, directory).map_err(|error| bad(&error))?;
-        held.disk = DiskState::blank(raw.size);
-        let file =
-            File::open(&raw.path).context("open", &raw.path).map_err(|error| host(&error))?;
-        let captured = self
-            .store_layer(directory, |sink| capture::import_raw(&file, &raw.path, raw.size, sink))?;
-        // The stamp is from before the file was hashed: what was taken in is what the key says.
-        if Stamp::of(path) != base.file.stamp {
-            return Err(bad(&inputs::InputError::Changed { path: path.clone() }));
-        }
-        Ok(captured)
     }
 
     fn store_epoch(&self, epoch: &Epoch, held: &Held, directory: &Path) -> Result<Captured, Stop> {
@@ -424,7 +410,7 @@ impl Lane<'_> {
     }
 
     /// Stores a layer's data, then its index. Nothing names them yet.
-    fn store_layer(
+    pub(super) fn store_layer(
         &self,
         directory: &Path,
         make: impl FnOnce(&mut capture::BlockSink<'_>) -> Result<LayerIndex, capture::CaptureError>,
@@ -629,7 +615,7 @@ impl Lane<'_> {
 }
 
 /// A layer whose objects are in the store.
-struct Captured {
+pub(super) struct Captured {
     index: LayerIndex,
     files: LayerFiles,
     placement: Placement,

@@ -106,8 +106,9 @@ pub fn find(list: &str, name: &str) -> Option<Checksum> {
 /// beside single files, whose names may be links.
 #[must_use]
 pub fn only(list: &str) -> Option<Checksum> {
-    let mut sums =
-        list.lines().filter_map(|line| of_line(line).map(|(_, sum)| sum).or_else(|| parse(line.trim())));
+    let mut sums = list
+        .lines()
+        .filter_map(|line| of_line(line).map(|(_, sum)| sum).or_else(|| parse(line.trim())));
     sums.next().filter(|_| sums.next().is_none())
 }
 

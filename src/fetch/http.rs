@@ -103,10 +103,7 @@ impl<'a> Client<'a> {
 }
 
 /// Sends the request, and passes on what comes until nobody wants it any more.
-fn talk(
-    request: ureq::RequestBuilder<ureq::typestate::WithoutBody>,
-    sender: &SyncSender<Message>,
-) {
+fn talk(request: ureq::RequestBuilder<ureq::typestate::WithoutBody>, sender: &SyncSender<Message>) {
     let response = match request.call() {
         Ok(response) => response,
         Err(error) => {

@@ -196,10 +196,19 @@ mod tests {
     fn the_shipped_catalogue_has_the_great_distributions() {
         let directory = tempfile::tempdir().unwrap();
         let entries = read(directory.path()).unwrap();
-        for name in
-            ["debian-12", "ubuntu-24.04", "centos-stream-9", "rocky-9", "almalinux-9", "arch", "cirros"]
-        {
-            assert!(entries.iter().any(|entry| entry.name == name && entry.arch == "x86_64"), "{name}");
+        for name in [
+            "debian-12",
+            "ubuntu-24.04",
+            "centos-stream-9",
+            "rocky-9",
+            "almalinux-9",
+            "arch",
+            "cirros",
+        ] {
+            assert!(
+                entries.iter().any(|entry| entry.name == name && entry.arch == "x86_64"),
+                "{name}"
+            );
         }
         for entry in &entries {
             assert!(is_secure(&entry.url), "{}", entry.url);
@@ -228,7 +237,8 @@ mod tests {
     #[test]
     fn what_makes_no_sense_has_a_place() {
         let good = "image \"a\" arch=\"x86_64\" url=\"https://a/a\" sums=\"https://a/s\"";
-        let fault = |text: &str| entries(&mut Sources::default(), "c", text.as_bytes()).unwrap_err();
+        let fault =
+            |text: &str| entries(&mut Sources::default(), "c", text.as_bytes()).unwrap_err();
         assert!(entries(&mut Sources::default(), "c", good.as_bytes()).is_ok());
         for (from, to, shown) in [
             ("image", "picture", "not an image"),

@@ -103,7 +103,8 @@ fn sum(section: &Section) -> Result<Option<Checksum>, Fault> {
             Checksum::Sha256(_) => kind == "sha256",
             Checksum::Sha512(_) => kind == "sha512",
         });
-        let sum = sum.ok_or_else(|| Fault::at(field.line, format!("this is no {kind} checksum")))?;
+        let sum =
+            sum.ok_or_else(|| Fault::at(field.line, format!("this is no {kind} checksum")))?;
         best = best.max(Some(sum));
     }
     Ok(best)

@@ -86,7 +86,8 @@ pub fn parse(text: &str) -> Result<Vec<Section>, Fault> {
             sections.push(Section { name, line: number, fields: Vec::new() });
             open = false;
         } else {
-            let (key, value) = line.split_once('=').ok_or_else(|| fault("a field is `KEY=VALUE`"))?;
+            let (key, value) =
+                line.split_once('=').ok_or_else(|| fault("a field is `KEY=VALUE`"))?;
             let (key, sub) = match key.split_once('[') {
                 None => (key, None),
                 Some((key, rest)) => {
@@ -135,7 +136,9 @@ mod tests {
         let values: Vec<_> = sections[0]
             .fields
             .iter()
-            .map(|field| (field.key.as_str(), field.sub.as_deref(), field.value.as_str(), field.line))
+            .map(|field| {
+                (field.key.as_str(), field.sub.as_deref(), field.value.as_str(), field.line)
+            })
             .collect();
         assert_eq!(
             values,

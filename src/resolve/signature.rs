@@ -107,7 +107,8 @@ fn keys(path: &Path) -> Result<Vec<u8>, ResolveError> {
     if bytes.first().is_some_and(|byte| byte & 0x80 != 0) {
         return Ok(bytes);
     }
-    let text = std::str::from_utf8(&bytes).map_err(|_| fault("it is neither armored nor binary"))?;
+    let text =
+        std::str::from_utf8(&bytes).map_err(|_| fault("it is neither armored nor binary"))?;
     let mut keys = Vec::new();
     for block in text.split("-----BEGIN PGP PUBLIC KEY BLOCK-----").skip(1) {
         let (block, _) = block
@@ -116,7 +117,8 @@ fn keys(path: &Path) -> Result<Vec<u8>, ResolveError> {
         let lines: Vec<&str> = block.lines().map(str::trim).collect();
         let empty = lines.iter().skip(1).position(|line| line.is_empty());
         let body = empty.map_or(&[][..], |at| &lines[at + 2..]);
-        let digits: String = body.iter().take_while(|line| !line.starts_with('=')).copied().collect();
+        let digits: String =
+            body.iter().take_while(|line| !line.starts_with('=')).copied().collect();
         let decoded = STANDARD.decode(digits).map_err(|_| fault("its base64 is damaged"))?;
         keys.extend(decoded);
     }
@@ -178,14 +180,19 @@ pub(super) mod tests {
         pub(in crate::resolve) fn new(name: &str) -> Self {
             let home = tempfile::tempdir().unwrap();
             let key = home.path().join("key.asc");
-            let signer = Self { home, key, fingerprint: String::new() };
+            let mut signer = Self { home, key, fingerprint: String::new() };
             signer.gpg(&["--quick-generate-key", name, "ed25519", "sign", "never"]);
             fs::write(&signer.key, signer.gpg(&["--armor", "--export", name])).unwrap();
             let listed = signer.gpg(&["--with-colons", "--fingerprint", name]);
             let fingerprint = String::from_utf8(listed).unwrap();
             let fingerprint = fingerprint.lines().find(|line| line.starts_with("fpr:")).unwrap();
-            let fingerprint = fingerprint.trim_matches(':').rsplit(':').next().unwrap().to_owned();
-            Self { fingerprint, ..signer }
+            fingerprint
+                .trim_matches(':')
+                .rsplit(':')
+                .next()
+                .unwrap()
+                .clone_into(&mut signer.fingerprint);
+            signer
         }
 
         pub(in crate::resolve) fn sign(&self, text: &str) -> Vec<u8> {
@@ -240,7 +247,9 @@ pub(super) mod tests {
         let as_text = String::from_utf8(signed.clone()).unwrap();
         let tampered = as_text.replace("arch=x86_64", "arch=x86_65");
         assert!(why(check(tampered.as_bytes())).contains("changed"));
-        for unsigned in [text.as_bytes(), b"", &signed[..signed.len() / 2], &signed[..signed.len() - 60]] {
+        for unsigned in
+            [text.as_bytes(), b"", &signed[..signed.len() / 2], &signed[..signed.len() - 60]]
+        {
             assert!(!why(check(unsigned)).is_empty());
         }
     }
@@ -249,7 +258,9 @@ pub(super) mod tests {
     fn what_stands_around_the_signed_part_is_not_read() {
         let signer = Signer::new("one@kiln.example");
         let signed = String::from_utf8(signer.sign("[os]\nfile=good\n")).unwrap();
-        for document in [format!("[evil]\nfile=bad\n{signed}"), format!("{signed}\n[evil]\nfile=bad\n")] {
+        for document in
+            [format!("[evil]\nfile=bad\n{signed}"), format!("{signed}\n[evil]\nfile=bad\n")]
+        {
             if let Ok(text) = verify("u", document.as_bytes(), &signer.key, None) {
                 assert_eq!(text, "[os]\nfile=good\n");
             }

@@ -129,7 +129,9 @@ fn source(section: &Section, directory: &Path) -> Result<Source, Fault> {
             "gpgkey" => {
                 let path = value.strip_prefix("file://").unwrap_or(value);
                 if path.is_empty() || path.contains("://") {
-                    return fault("a key is a file: `gpgkey=file:///…`, or a path beside this file");
+                    return fault(
+                        "a key is a file: `gpgkey=file:///…`, or a path beside this file",
+                    );
                 }
                 source.key = Some(directory.join(path));
             }
