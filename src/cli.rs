@@ -172,14 +172,18 @@ impl CliError {
             FaultKind::Interrupted => Exit::Interrupted,
         };
         match self {
+            Self::Resolve(ResolveError::Fetch(FetchError::Interrupted)) => Exit::Interrupted,
+            Self::Resolve(ResolveError::Fetch(error)) if error.is_of_host() => Exit::Host,
             Self::Workspace(WorkspaceError::Io { .. })
             | Self::Store(_)
             | Self::File(_)
             | Self::Import { .. }
             | Self::NotReady
             | Self::NoInstaller
-            | Self::Install { .. } => Exit::Host,
+            | Self::Install { .. }
+            | Self::Resolve(ResolveError::File(_) | ResolveError::NoVerifier) => Exit::Host,
             Self::Workspace(_)
+            | Self::Resolve(_)
             | Self::Mistakes(_)
             | Self::UnknownImage(_)
             | Self::UnknownStep { .. }
@@ -189,10 +193,6 @@ impl CliError {
             | Self::NotImported
             | Self::UnknownBase { .. }
             | Self::NoLog { .. } => Exit::Recipe,
-            Self::Resolve(ResolveError::Fetch(FetchError::Interrupted)) => Exit::Interrupted,
-            Self::Resolve(ResolveError::Fetch(error)) if error.is_of_host() => Exit::Host,
-            Self::Resolve(ResolveError::File(_) | ResolveError::NoVerifier) => Exit::Host,
-            Self::Resolve(_) => Exit::Recipe,
             Self::Build(error) => of_kind(error.kind()),
             Self::Fault(fault) => of_kind(fault.kind),
         }

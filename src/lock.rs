@@ -190,10 +190,10 @@ fn line_of(name: &str, resolved: &Resolved) -> String {
     let mut line =
         format!("resolved {} url={} {kind}={}", quoted(name), quoted(url), quoted(digits));
     if let Some(format) = format {
-        line.push_str(&format!(" format={}", quoted(format.keyword())));
+        line.extend([" format=", &quoted(format.keyword())]);
     }
     if let Some(revision) = revision {
-        line.push_str(&format!(" revision={revision}"));
+        line.extend([" revision=", &revision.to_string()]);
     }
     line.push('\n');
     line

@@ -223,7 +223,7 @@ impl<'a> Resolver<'a> {
         let Some((url, checksum, format, revision)) = best else {
             // What a source that cannot be read has is not known.
             if let Some(failed) = failed {
-                return Err(listed.swap_remove(failed).templates.err().expect("it failed"));
+                return Err(listed.swap_remove(failed).templates.expect_err("it failed"));
             }
             let known = || templates_of(&listed).map(|(_, template)| template);
             let known = known().map(|template| (template.name.as_str(), template.arch.as_str()));

@@ -91,7 +91,7 @@ impl Bases {
             let source = &listed.source;
             match &listed.templates {
                 Err(error) => {
-                    left_out.push(LeftOut { source: source.name.clone(), why: error.to_string() })
+                    left_out.push(LeftOut { source: source.name.clone(), why: error.to_string() });
                 }
                 Ok(templates) => {
                     let shown = templates.iter().filter(|template| self.long || !template.hidden);
@@ -112,7 +112,7 @@ impl Bases {
 }
 
 impl Row {
-    fn named(kind: &'static str, name: impl ToString) -> Self {
+    fn named(kind: &'static str, name: &dyn ToString) -> Self {
         Self {
             kind,
             name: name.to_string(),
@@ -128,6 +128,7 @@ impl Row {
 
 /// A line for each base, with columns as wide as they must be.
 fn table(rows: &[Row], long: bool) -> String {
+    use std::fmt::Write;
     let cells: Vec<[String; 5]> = rows
         .iter()
         .map(|row| {
@@ -147,10 +148,10 @@ fn table(rows: &[Row], long: bool) -> String {
         table.push('\n');
         if long {
             if !row.aliases.is_empty() {
-                table.push_str(&format!("          also {}\n", printable(&row.aliases.join(", "))));
+                let _ = writeln!(table, "          also {}", printable(&row.aliases.join(", ")));
             }
             if let Some(source) = &row.source {
-                table.push_str(&format!("          {}\n", printable(source)));
+                let _ = writeln!(table, "          {}", printable(source));
             }
         }
     }
@@ -169,14 +170,14 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_they_must_be() {
         let rows = [
-            Row::named("image", "web"),
+            Row::named("image", &"web"),
             Row {
                 arch: Some("x86_64".to_owned()),
                 size: Some(6 << 30),
                 title: Some("OS\u{1b}[31m 1".to_owned()),
                 source: Some("https://a.example/index".to_owned()),
                 aliases: vec!["os-latest".to_owned()],
-                ..Row::named("template", "os-1")
+                ..Row::named("template", &"os-1")
             },
         ];
         assert_eq!(

@@ -61,7 +61,7 @@ pub(super) fn verify(
 
 /// What gpgv's status lines say.
 ///
-/// Source: GnuPG's doc/DETAILS, "Format of the --status-fd output".
+/// Source: `GnuPG`'s doc/DETAILS, "Format of the --status-fd output".
 fn judge(status: &str, success: bool, fingerprint: Option<&str>) -> Result<(), String> {
     let lines: Vec<Vec<&str>> = status
         .lines()
@@ -277,6 +277,10 @@ pub(super) mod tests {
         assert_eq!(keys(&path).unwrap(), binary);
         assert_eq!(verify("u", &signer.sign("x\n"), &path, None).unwrap(), "x\n");
         let armored = fs::read_to_string(&signer.key).unwrap();
+        let headed = armored.replacen("\n\n", "\nVersion: GnuPG\nComment: two\n\n", 1);
+        assert_ne!(headed, armored);
+        fs::write(&path, headed.repeat(2)).unwrap();
+        assert_eq!(keys(&path).unwrap(), binary.repeat(2));
         for damaged in ["", "text", &armored[..armored.len() / 2], &armored.replace('\n', "\n!")] {
             fs::write(&path, damaged).unwrap();
             assert!(matches!(keys(&path), Err(ResolveError::Key { .. })), "{damaged}");

@@ -52,18 +52,23 @@ impl Source {
     }
 }
 
-/// The directories of sources: the workspace's own, the user's, the host's.
+/// The directories of sources: the workspace's own alone, if it has one; else the user's and the
+/// host's.
 #[must_use]
 pub fn directories(root: &Path) -> Vec<PathBuf> {
     let absolute = |path: &PathBuf| path.is_absolute();
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    // What a name means must not depend on the host where the workspace says it itself.
+    let own = root.join(REPOS);
+    if own.is_dir() {
+        return vec![own];
+    }
     let home = variable("XDG_CONFIG_HOME")
         .map(PathBuf::from)
         .filter(absolute)
         .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".config")));
     let shared = variable("XDG_CONFIG_DIRS").unwrap_or_else(|| "/etc/xdg".into());
-    let mut bases = vec![root.to_owned()];
-    bases.extend(home.filter(absolute));
+    let mut bases: Vec<PathBuf> = home.filter(absolute).into_iter().collect();
     bases.extend(std::env::split_paths(&shared).filter(absolute));
     bases.push(PathBuf::from("/etc"));
     bases.into_iter().map(|base| base.join(REPOS)).collect()
@@ -207,6 +212,17 @@ mod tests {
             let result = parse(text, Path::new("/"));
             assert_eq!(result.map_err(|fault| fault.line), Err(line), "{text}");
         }
+    }
+
+    #[test]
+    fn a_workspace_with_sources_of_its_own_has_no_others() {
+        let root = tempfile::tempdir().unwrap();
+        let others = directories(root.path());
+        assert!(others.contains(&PathBuf::from("/etc/virt-builder/repos.d")), "{others:?}");
+        assert!(others.iter().all(|directory| directory.is_absolute()));
+        let own = root.path().join(REPOS);
+        std::fs::create_dir_all(&own).unwrap();
+        assert_eq!(directories(root.path()), [own]);
     }
 
     #[test]

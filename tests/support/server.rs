@@ -2,6 +2,7 @@
 //! with servers.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -142,11 +143,11 @@ fn answer(
     let mut body = &page.body[..];
     match (&trouble, start) {
         (Some(Trouble::Status(status)), _) => {
-            head.push_str(&format!("HTTP/1.1 {status} No\r\n"));
+            let _ = write!(head, "HTTP/1.1 {status} No\r\n");
             body = &[];
         }
         (Some(Trouble::Redirect(to)), _) => {
-            head.push_str(&format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\n"));
+            let _ = write!(head, "HTTP/1.1 302 Found\r\nLocation: {to}\r\n");
             body = &[];
         }
         (Some(Trouble::NoRange), Some(_)) => {
@@ -155,9 +156,10 @@ fn answer(
         }
         (_, Some(start)) if start < body.len() => {
             let (end, total) = (body.len() - 1, body.len());
-            head.push_str(&format!(
+            let _ = write!(
+                head,
                 "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {start}-{end}/{total}\r\n"
-            ));
+            );
             body = &body[start..];
         }
         (_, Some(_)) => {
@@ -167,9 +169,9 @@ fn answer(
         _ => head.push_str("HTTP/1.1 200 OK\r\n"),
     }
     if let Some(etag) = &page.etag {
-        head.push_str(&format!("ETag: {etag}\r\n"));
+        let _ = write!(head, "ETag: {etag}\r\n");
     }
-    head.push_str(&format!("Content-Length: {}\r\nConnection: close\r\n\r\n", body.len()));
+    let _ = write!(head, "Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     let cut = match trouble {
         Some(Trouble::HangUp(len) | Trouble::Stall(len)) => len.min(body.len()),
         _ => body.len(),

@@ -106,7 +106,7 @@ impl<'a> Image<'a> {
         }
     }
 
-    /// Sources: VMware's "Virtual Disk Format 5.0", and `vmdk_open` of QEMU's block/vmdk.c: the
+    /// Sources: `VMware`'s "Virtual Disk Format 5.0", and `vmdk_open` of QEMU's block/vmdk.c: the
     /// descriptor lies at the sector in bytes 28 to 35 and has as many as bytes 36 to 43 say; a
     /// capacity of 0 makes qemu open what the descriptor names; a parent is looked for in the 20
     /// sectors behind the first.
@@ -234,7 +234,7 @@ fn vdi(header: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// Source: docs/interop/qed_spec.rst of QEMU: bytes 16 to 23 are the features, of which bit 0 is a
+/// Source: `docs/interop/qed_spec.rst` of QEMU: bytes 16 to 23 are the features, of which bit 0 is a
 /// backing file; bytes 60 to 63 the length of its name.
 fn qed(header: &[u8]) -> Result<(), Refusal> {
     let field = |at, len| little(header, at, len).ok_or(Refusal::Wrong);
