@@ -108,10 +108,7 @@ impl Downloads {
     ) -> Result<Checksum, FetchError> {
         let name = format!("url-{}.part", Digest::of(url.as_bytes()));
         let mut part = Part::open(client, &self.directory.join(name), Sum::sha256())?;
-        // Without a checksum, only the server's own tag tells that a part belongs to the rest.
-        if part.tag(url).is_none() {
-            part.start_over()?;
-        }
+        part.tagged = true;
         part.fill(client, url, tell)?;
         let came = part.sum.clone().finish();
         let target = self.path_of(&came);
@@ -133,6 +130,9 @@ struct Part {
     len: u64,
     /// Over all that it holds.
     sum: Sum,
+    /// Whether only the server's own tag tells that the part belongs to the rest, as no checksum
+    /// will.
+    tagged: bool,
 }
 
 impl Part {
@@ -155,7 +155,7 @@ impl Part {
             }
         };
         let len = sum.add_all(&file).context("read", path)?;
-        Ok(Self { path: path.to_owned(), file, len, sum })
+        Ok(Self { path: path.to_owned(), file, len, sum, tagged: false })
     }
 
     /// Fetches what is missing; tells whether something was there before.
@@ -189,6 +189,9 @@ impl Part {
         url: &str,
         tell: &mut OnLine<'_>,
     ) -> Result<(), FetchError> {
+        if self.tagged && self.tag(url).is_none() {
+            self.start_over()?;
+        }
         let mut reply = client.get(url, &self.range(url))?;
         let goes_on = reply.head.status == 206 && reply.head.range_start == Some(self.len);
         if self.len > 0 && !goes_on {

@@ -266,6 +266,19 @@ fn what_is_learned_is_not_downloaded_again() {
 }
 
 #[test]
+fn what_is_learned_is_never_put_together_of_two_versions() {
+    let place = Place::new();
+    let bytes = bytes();
+    let page = Page { body: bytes.clone(), ranges: true, ..Page::default() };
+    let url = place.server.put("/a", page);
+    place.server.trouble("/a", [Trouble::HangUp(5_000_000)]);
+    let learned = place.downloads().learn(&client(), &url, &mut |_| ()).unwrap();
+    assert_eq!(learned, sum(&bytes));
+    // Without a tag the server cannot say that its file is still the same.
+    assert_eq!(place.server.sent(), 5_000_000 + bytes.len());
+}
+
+#[test]
 fn two_kilns_download_one_file_once() {
     let place = Place::new();
     let bytes = bytes();
