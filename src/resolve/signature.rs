@@ -164,20 +164,20 @@ impl Drop for Room {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
     /// A key of a test's own, in a home of its own.
-    pub(in crate::resolve) struct Signer {
+    struct Signer {
         home: tempfile::TempDir,
         /// The armored public key.
-        pub(in crate::resolve) key: PathBuf,
+        key: PathBuf,
         /// Its fingerprint.
-        pub(in crate::resolve) fingerprint: String,
+        fingerprint: String,
     }
 
     impl Signer {
-        pub(in crate::resolve) fn new(name: &str) -> Self {
+        fn new(name: &str) -> Self {
             let home = tempfile::tempdir().unwrap();
             let key = home.path().join("key.asc");
             let mut signer = Self { home, key, fingerprint: String::new() };
@@ -195,7 +195,7 @@ pub(super) mod tests {
             signer
         }
 
-        pub(in crate::resolve) fn sign(&self, text: &str) -> Vec<u8> {
+        fn sign(&self, text: &str) -> Vec<u8> {
             let path = self.home.path().join("text");
             fs::write(&path, text).unwrap();
             self.gpg(&["--clearsign", "--output", "-", path.to_str().unwrap()])

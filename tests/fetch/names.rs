@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use kiln::fetch::Downloads;
 use kiln::lock::Resolved;
@@ -118,6 +119,50 @@ fn an_index_is_not_taken_unsigned_unless_its_source_says_so() {
     place.write("a", &format!("[a]\nuri={uri}\nformat=simplestreams\n"));
     let result = place.resolve(&template("os"));
     assert!(matches!(result, Err(ResolveError::Simplestreams { .. })), "{result:?}");
+}
+
+#[test]
+fn a_signed_index_is_read_and_a_changed_one_is_not() {
+    let place = Place::new();
+    let gpg = |arguments: &[&str]| {
+        let output = Command::new("gpg")
+            .args(["--batch", "--quiet", "--passphrase", "", "--pinentry-mode", "loopback"])
+            .args(arguments)
+            .env("GNUPGHOME", place.root())
+            .stdin(Stdio::null())
+            .output()
+            .expect("gpg is installed (package gnupg)");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    gpg(&["--quick-generate-key", "one@kiln.example", "ed25519", "sign", "never"]);
+    fs::create_dir(place.sources()).unwrap();
+    fs::write(place.sources().join("key.asc"), gpg(&["--armor", "--export"])).unwrap();
+    let text = place.root().join("index");
+    fs::write(&text, entry("os", 5, "a")).unwrap();
+    let signed = gpg(&["--clearsign", "--output", "-", text.to_str().unwrap()]);
+    let end =
+        Command::new("gpgconf").args(["--kill", "all"]).env("GNUPGHOME", place.root()).status();
+    assert!(end.unwrap().success());
+
+    let uri = place.server.file("/index.asc", signed.clone());
+    place.write("a", &format!("[a]\nuri={uri}\ngpgkey=key.asc\nproxy=no\n"));
+    assert_eq!(place.resolve(&template("os")).unwrap().0.revision, Some(5));
+    let refused = || {
+        let result = place.resolve(&template("os"));
+        let Err(ResolveError::Signature { why, .. }) = result else { panic!("{result:?}") };
+        why
+    };
+    let wrong = "ab".repeat(20);
+    let source = format!("[a]\nuri={uri}\ngpgkey=key.asc\nproxy=no\n");
+    place.write("a", &format!("{source}fingerprint={wrong}\n"));
+    assert!(refused().ends_with(&format!("not by {}", wrong.to_uppercase())));
+    place.write("a", &source);
+    let changed = String::from_utf8(signed).unwrap().replace("revision=5", "revision=6");
+    place.server.file("/index.asc", changed);
+    assert!(refused().contains("changed"));
+    place.server.file("/index.asc", entry("os", 7, "a"));
+    assert!(refused().contains("no good signature"));
 }
 
 #[test]
