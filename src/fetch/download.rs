@@ -332,8 +332,8 @@ mod tests {
         let mut meter = Meter::new(0, Some(280 << 20));
         assert_eq!(meter.start("https://a"), "downloading https://a (280.0 MiB)");
         assert_eq!(meter.at(5), None);
-        let second = Duration::from_secs(1);
-        (meter.start, meter.last) = (meter.start - second, meter.last - second);
+        let before = meter.start.checked_sub(Duration::from_secs(1)).unwrap();
+        (meter.start, meter.last) = (before, before);
         let line = meter.at(34 << 20).unwrap();
         assert!(line.starts_with("12% of 280.0 MiB, 3"), "{line}");
         assert_eq!(meter.at(35 << 20), None);
