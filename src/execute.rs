@@ -88,6 +88,8 @@ pub struct Outcome {
     pub leftovers: Vec<String>,
     /// Programs of the host that took part, with their versions.
     pub host: Vec<String>,
+    /// What whoever builds is told once the step is done, and what no log and no result may hold.
+    pub told: Option<String>,
 }
 
 /// What a disk's epoch changed, to be made into a layer.

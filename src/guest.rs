@@ -5,6 +5,8 @@
 
 pub mod apply;
 pub mod architecture;
+pub mod copy;
+pub mod edit;
 pub mod error;
 pub mod files;
 pub mod firstboot;
@@ -12,11 +14,13 @@ pub mod hostname;
 pub mod inspect;
 pub mod installed;
 pub mod packages;
+pub mod password;
 pub mod program;
 pub mod root;
 pub mod scrub;
 pub mod selinux;
 pub mod ssh;
+pub mod tar_in;
 pub mod timezone;
 pub mod users;
 

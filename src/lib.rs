@@ -22,6 +22,7 @@
 // Words.
 pub mod compression;
 pub mod digest;
+pub mod expression;
 pub mod files;
 pub mod host;
 pub mod link;

@@ -103,6 +103,8 @@ in_an_image! {
     unexpected_block: "    hostname \"web\" {\n        domain \"example.org\"\n    }\n    scrub {\n        keep \"log\"\n        drop \"logs\"\n    }";
     bad_output: "    output\n    output \"vmdk\"\n    output \"raw\" compress=#true\n    output \"qcow2\" path=\"../x.qcow2\"\n    output \"qcow2\" path=\"recipes/web.kdl\"";
     empty_script: "    run-command \" \"";
+    bad_expression: "    edit \"/etc/motd\" \"s/a/b/\" \"s/a/b/e\" \"s/a/b\" \"print if /a/\" \"\"";
+    copy_into_itself: "    copy \"/a\" \"/a/b\"";
     two_scrubs: "    scrub\n    scrub { keep \"logs\"; }";
 }
 

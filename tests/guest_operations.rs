@@ -15,9 +15,11 @@ use kiln::guest::root::{FileAttributes, GuestRoot};
 use kiln::guest::{Guest, GuestError, Snapshot, apply, program_for};
 use kiln::name::{GuestPath, Mode};
 use kiln::recipe::{
-    AppendLine, Attributes, Chmod, Chown, CopyIn, Delete, Firstboot, Link, Mkdir, Move, Packages,
-    Password, PasswordSecret, Paths, Run, RunCommand, SshInject, SshKey, StepKind, Write,
+    AppendLine, Attributes, Chmod, Chown, CopyIn, Crypto, Delete, Edit, Firstboot, Link, Mkdir,
+    Move, Packages, Password, PasswordSecret, Paths, Run, RunCommand, SshInject, SshKey, StepKind,
+    Write,
 };
+use kiln::secret::SecretValue;
 use rustix::fs::{CWD, FileType, RenameFlags};
 
 #[path = "support/tree.rs"]
@@ -197,7 +199,141 @@ fn fifo(at: &'static str) -> impl Fn(&Fixture) {
     }
 }
 
+fn edited(at: &str, expressions: &[&str], required: bool) -> StepKind<Snapshot> {
+    let expressions = expressions.iter().map(|&text| text.to_owned()).collect();
+    StepKind::Edit(Edit { path: path(at), expressions, required })
+}
+
+fn copy(from: &str, to: &str) -> StepKind<Snapshot> {
+    StepKind::Copy(Move { from: path(from), to: path(to) })
+}
+
+fn paths(all: &[&str]) -> Paths {
+    Paths { paths: all.iter().map(|text| path(text)).collect() }
+}
+
+fn set_xattr(at: &Path, name: &str, value: &[u8]) {
+    rustix::fs::lsetxattr(at, name, value, rustix::fs::XattrFlags::empty()).unwrap();
+}
+
+/// A tree below `/srv/rich` with everything that a file can have.
+fn rich_tree(fixture: &Fixture) {
+    fixture.file("guest/srv/rich/dir/file", "text", 0o640);
+    fixture.file("guest/srv/rich/tool", "tool", 0o755);
+    let rich = fixture.guest.join("srv/rich");
+    fs::hard_link(rich.join("tool"), rich.join("dir/same")).unwrap();
+    symlink("../../keep", rich.join("dir/link")).unwrap();
+    lchown(rich.join("dir/link"), Some(5), Some(6)).unwrap();
+    fifo("srv/rich/fifo")(fixture);
+    let null = rustix::fs::makedev(1, 3);
+    let mode = rustix::fs::Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(CWD, rich.join("null"), FileType::CharacterDevice, mode, null).unwrap();
+    chown(rich.join("dir"), Some(1000), Some(33)).unwrap();
+    chown(rich.join("tool"), Some(7), Some(8)).unwrap();
+    for (name, mode) in [("tool", 0o4755), ("dir", 0o2570), ("fifo", 0o620), ("null", 0o606)] {
+        fs::set_permissions(rich.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    set_xattr(&rich.join("tool"), "user.kept", b"1\n2");
+    set_xattr(
+        &rich.join("tool"),
+        "security.capability",
+        b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+    );
+    set_xattr(&rich.join("dir"), "user.kept", b"2");
+    set_xattr(&rich.join("dir/link"), "security.selinux", b"system_u:object_r:etc_t:s0\0");
+    set_xattr(&rich.join("null"), "trusted.kept", b"3");
+}
+
+/// A tar archive of entries: a path, what it is, and its content or target.
+fn archive(entries: &[(&[u8], &str, &str)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, kind, content) in entries {
+        let mut header = tar::Header::new_ustar();
+        let data = if *kind == "file" { content.as_bytes() } else { b"" };
+        // As it is written, where the safe way would refuse what is tested here.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name);
+        header.set_entry_type(match *kind {
+            "file" => tar::EntryType::Regular,
+            "directory" => tar::EntryType::Directory,
+            "link" => tar::EntryType::Symlink,
+            "hard" => tar::EntryType::Link,
+            "fifo" => tar::EntryType::Fifo,
+            other => tar::EntryType::new(other.as_bytes()[0]),
+        });
+        if data.is_empty() {
+            header.as_old_mut().linkname[..content.len()].copy_from_slice(content.as_bytes());
+        }
+        header.set_size(data.len() as u64);
+        header.set_mode(if *kind == "directory" { 0o750 } else { 0o4711 });
+        header.set_uid(1000);
+        header.set_gid(33);
+        header.set_mtime(5);
+        header.set_cksum();
+        builder.append(&header, data).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// The step that unpacks entries into `/srv`.
+fn unpack(
+    fixture: &Fixture,
+    entries: &[(&[u8], &str, &str)],
+    attributes: Attributes,
+) -> StepKind<Snapshot> {
+    fixture.file("host/site.tar", archive(entries), 0o644);
+    let source = fixture.snapshot("site.tar");
+    StepKind::TarIn(CopyIn { source, destination: path("/srv"), attributes })
+}
+
 contracts! {
+    edit: |f| { f.file("guest/etc/conf", b"#UseDNS yes\r\nPort 22\n\xff # x\nlast", 0o4640); let at = f.guest.join("etc/conf"); chown(&at, Some(7), Some(8)).unwrap(); fs::set_permissions(&at, fs::Permissions::from_mode(0o4640)).unwrap(); set_xattr(&at, "user.kept", b"1"); set_xattr(&at, "security.selinux", b"l\0"); }, |_| edited("/etc/conf", &["s/^#?UseDNS .*/UseDNS no/", "s/22/2222/ if /^Port/; /#/d", "s/$/!/"], false);
+    edit_required: nothing, |_| edited("/etc/hostname", &["s/old/new/"], true);
+    edit_nothing: nothing, |_| edited("/etc/hostname", &["s/none/new/"], false);
+    edit_missing: nothing, |_| edited("/etc/none", &["s/a/b/"], false);
+    edit_directory: nothing, |_| edited("/etc", &["s/a/b/"], false);
+    edit_through_climbing_link: link_to("../../../../../../host/canary", "etc/motd"), |_| edited("/etc/motd", &["s/host/guest/"], false);
+    edit_through_link: link_to("/srv/keep", "etc/motd"), |_| edited("/etc/motd", &["s/keep/kept/"], true);
+    edit_no_pattern: nothing, |_| edited("/etc/hostname", &["s/(old/new/"], false);
+    edit_no_group: nothing, |_| edited("/etc/hostname", &["s/old/$1/"], false);
+    edit_too_costly: |f| f.file("guest/etc/motd", format!("ok\n{}!\n", "a".repeat(64)), 0o644), |_| edited("/etc/motd", &["s/(a+)+$/x/"], false);
+    copy_tree: rich_tree, |_| copy("/srv/rich", "/new");
+    copy_into_directory: rich_tree, |_| copy("/srv/rich/dir", "/home");
+    copy_file_over_link: link_to("/srv/keep", "srv/l"), |_| copy("/etc/hostname", "/srv/l");
+    copy_link: link_to("/srv/keep", "l"), |_| copy("/l", "/l2");
+    copy_merges: |f| { rich_tree(f); f.file("guest/new/rich/dir/old", "", 0o600); f.file("guest/new/rich/tool", "old", 0o600); }, |_| copy("/srv/rich", "/new");
+    copy_directory_over_file: |f| { rich_tree(f); f.file("guest/new/rich/dir", "", 0o600); }, |_| copy("/srv/rich", "/new");
+    copy_file_over_directory: |f| { rich_tree(f); f.file("guest/new/rich/tool/x", "", 0o600); }, |_| copy("/srv/rich", "/new");
+    copy_through_link_in_target: |f| { rich_tree(f); f.file("guest/new/rich/x", "", 0o600); link_to("/etc", "new/rich/dir")(f); }, |_| copy("/srv/rich", "/new");
+    copy_into_itself_by_link: |f| { rich_tree(f); link_to("/srv/rich/dir", "l")(f); }, |_| copy("/srv/rich", "/l");
+    copy_onto_itself: |f| { fs::hard_link(f.guest.join("srv/keep"), f.guest.join("srv/same")).unwrap(); }, |_| copy("/srv/keep", "/srv/same");
+    copy_missing: nothing, |_| copy("/srv/none", "/srv/new");
+    copy_without_directory: nothing, |_| copy("/srv/keep", "/none/new");
+    tar_in: |f| f.file("guest/srv/site/old", "", 0o600), |f| unpack(f, &[(b"./", "directory", ""), (b"site/", "directory", ""), (b"site/new/", "directory", ""), (b"site/new/file", "file", "text"), (b"site/implied/file", "file", ""), (b"site/old", "link", "../keep"), (b"site/hard", "hard", "site/new/file"), (b"site/fifo", "fifo", ""), (b"keep", "file", "new")], Attributes::default());
+    tar_in_owned: nothing, |f| unpack(f, &[(b"site/new/", "directory", ""), (b"site/new/file", "file", "text"), (b"site/l", "link", "x")], attributes("web", "www-data", ""));
+    tar_in_follows_links_of_the_guest: link_to("/home/web", "srv/site"), |f| unpack(f, &[(b"site/", "directory", ""), (b"site/file", "file", "text")], Attributes::default());
+    tar_in_through_climbing_link: link_to("../../../../host", "srv/site"), |f| unpack(f, &[(b"site/canary", "file", "text")], Attributes::default());
+    tar_in_absolute: nothing, |f| unpack(f, &[(b"/etc/passwd", "file", "text")], Attributes::default());
+    tar_in_climbs: nothing, |f| unpack(f, &[(b"a/../../etc/passwd", "file", "text")], Attributes::default());
+    tar_in_through_own_link: nothing, |f| unpack(f, &[(b"a", "link", "/etc"), (b"b", "hard", "a"), (b"b/passwd", "file", "text")], Attributes::default());
+    tar_in_climbing_hard_link: nothing, |f| unpack(f, &[(b"a", "hard", "../etc/shadow")], Attributes::default());
+    tar_in_missing_hard_link: nothing, |f| unpack(f, &[(b"a", "hard", "none")], Attributes::default());
+    tar_in_file_over_directory: |f| f.file("guest/srv/site/x", "", 0o600), |f| unpack(f, &[(b"site", "file", "text")], Attributes::default());
+    tar_in_through_file: nothing, |f| unpack(f, &[(b"keep/file", "file", "text")], Attributes::default());
+    tar_in_unknown_type: nothing, |f| unpack(f, &[(b"odd", "Z", "")], Attributes::default());
+    tar_in_without_directory: nothing, |f| { f.file("host/a.tar", archive(&[]), 0o644); StepKind::TarIn(CopyIn { source: f.snapshot("a.tar"), destination: path("/none"), attributes: Attributes::default() }) };
+    truncate_recursive: |f| { f.file("guest/srv/log/a/b", "text", 0o640); f.file("guest/srv/log/c", "", 0o640); link_to("/srv/keep", "srv/log/link")(f); fifo("srv/log/fifo")(f); set_xattr(&f.guest.join("srv/log/a/b"), "user.kept", b"1"); }, |_| StepKind::TruncateRecursive(paths(&["/srv/log"]));
+    truncate_recursive_missing: nothing, |_| StepKind::TruncateRecursive(paths(&["/srv/none"]));
+    truncate_recursive_file: nothing, |_| StepKind::TruncateRecursive(paths(&["/srv/keep"]));
+    truncate_recursive_link_out: link_to("/../../host", "srv/out"), |_| StepKind::TruncateRecursive(paths(&["/srv/out"]));
+    scrub_file: |f| f.file("guest/srv/key", "secret", 0o600), |_| StepKind::ScrubFile(paths(&["/srv/key", "/srv/keep"]));
+    scrub_file_link: link_to("/srv/keep", "srv/l"), |_| StepKind::ScrubFile(paths(&["/srv/keep", "/srv/l"]));
+    scrub_file_directory: nothing, |_| StepKind::ScrubFile(paths(&["/srv"]));
+    scrub_file_of_two_names: |f| { fs::hard_link(f.guest.join("srv/keep"), f.guest.join("srv/same")).unwrap(); }, |_| StepKind::ScrubFile(paths(&["/srv/same"]));
+    firstboot_command: nothing, |_| StepKind::FirstbootCommand(RunCommand { script: "echo hello".into() });
+    firstboot_command_shebang: nothing, |_| StepKind::FirstbootCommand(RunCommand { script: "#!python\n".into() });
+    firstboot_install: nothing, |_| StepKind::FirstbootInstall(Packages { names: BTreeSet::from(["nginx".into()]), recommends: true });
+    firstboot_install_bad_name: nothing, |_| StepKind::FirstbootInstall(Packages { names: BTreeSet::from(["nginx-".into()]), recommends: true });
+    firstboot_install_without_manager: |f| fs::remove_file(f.guest.join("usr/bin/apt-get")).unwrap(), |_| StepKind::FirstbootInstall(Packages { names: BTreeSet::from(["nginx".into()]), recommends: true });
     write_new: nothing, |_| write("/etc/motd", Attributes::default());
     write_new_owned: nothing, |_| write("/etc/motd", attributes("web", "www-data", "0600"));
     write_keeps_attributes: with_attributes, |_| write("/etc/motd", Attributes::default());
@@ -304,8 +440,8 @@ fn guests_that_are_refused() {
     let root = fixture.root();
     let guest = Guest::inspect(&root).unwrap();
     let run = |script: &str| StepKind::RunCommand(RunCommand { script: script.into() });
-    text += &rendered(&program_for(&root, &guest, &run("true"), false).unwrap_err());
-    text += &rendered(&program_for(&root, &guest, &StepKind::Update, true).unwrap_err());
+    text += &rendered(&program_for(&root, &guest, &run("true"), false, &[]).unwrap_err());
+    text += &rendered(&program_for(&root, &guest, &StepKind::Update, true, &[]).unwrap_err());
     insta::assert_snapshot!(text);
 }
 
@@ -316,9 +452,11 @@ fn programs_of_steps() {
     let root = fixture.root();
     let guest = Guest::inspect(&root).unwrap();
     let run = |script: &str| StepKind::RunCommand(RunCommand { script: script.into() });
-    let password = |user: &str, secret| {
-        StepKind::Password(Password { user: user.into(), secret, crypto: None })
+    let hashed = |user: &str, secret, crypto| {
+        StepKind::Password(Password { user: user.into(), secret, crypto })
     };
+    let password = |user: &str, secret| hashed(user, secret, None);
+    let secrets = [("web".parse().unwrap(), SecretValue(b"of the vault".to_vec()))];
     let steps = [
         run("echo hello"),
         run("#!/usr/bin/python3 -I\nprint()"),
@@ -331,10 +469,14 @@ fn programs_of_steps() {
         password("nobody", PasswordSecret::Plain("x".into())),
         password("web", PasswordSecret::Plain("a\nroot:b".into())),
         password("web", PasswordSecret::Locked),
+        password("web", PasswordSecret::Secret),
+        hashed("web", PasswordSecret::Plain("x".into()), Some(Crypto::Yescrypt)),
+        hashed("web", PasswordSecret::Plain("x".into()), Some(Crypto::Md5)),
+        StepKind::InjectQemuGa,
     ];
     let mut text = String::new();
     for step in &steps {
-        match program_for(&root, &guest, step, true) {
+        match program_for(&root, &guest, step, true, &secrets) {
             Ok(program) => {
                 writeln!(text, "{program:#?}").unwrap();
                 if let Some(stdin) = program.and_then(|program| program.stdin) {
@@ -345,6 +487,181 @@ fn programs_of_steps() {
         }
     }
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_random_password_is_told_and_not_shown() {
+    let fixture = Fixture::new();
+    let root = fixture.root();
+    let guest = Guest::inspect(&root).unwrap();
+    let random = |crypto| {
+        let secret = PasswordSecret::Random;
+        let step = StepKind::Password(Password { user: "web".into(), secret, crypto });
+        program_for(&root, &guest, &step, false, &[]).unwrap().unwrap()
+    };
+    let program = random(None);
+    let stdin = String::from_utf8(program.stdin.clone().unwrap()).unwrap();
+    let text = stdin.strip_prefix("web:").and_then(|text| text.strip_suffix('\n')).unwrap();
+    assert_eq!(text.len(), 16);
+    assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    assert_eq!(program.announce.clone().unwrap(), format!("the password of `web` is {text}"));
+    assert!(!format!("{program:?}").contains(text));
+    assert_ne!(random(None).stdin, program.stdin);
+    // As Alpine has it.
+    fs::remove_file(fixture.guest.join("usr/sbin/chpasswd")).unwrap();
+    fixture.file("guest/usr/bin/busybox", "", 0o755);
+    symlink("/bin/busybox", fixture.guest.join("usr/sbin/chpasswd")).unwrap();
+    let argv = random(Some(Crypto::Sha512)).argv;
+    assert_eq!(argv, ["/usr/sbin/chpasswd", "-c", "sha512"]);
+}
+
+#[test]
+fn a_secret_that_is_not_there_or_no_password() {
+    let fixture = Fixture::new();
+    let root = fixture.root();
+    let guest = Guest::inspect(&root).unwrap();
+    let secret = PasswordSecret::Secret;
+    let step = StepKind::Password(Password { user: "web".into(), secret, crypto: None });
+    let named = |text: &str| ("web".parse().unwrap(), SecretValue(text.as_bytes().to_vec()));
+    let mut text = String::new();
+    for secrets in [vec![], vec![named("a"), named("b")], vec![named("")], vec![named("a\nroot:b")]]
+    {
+        text += &rendered(&program_for(&root, &guest, &step, false, &secrets).unwrap_err());
+    }
+    insta::assert_snapshot!(text);
+}
+
+/// A time long ago, so that what keeps it is told from what does not.
+const LONG_AGO: i64 = 1_000_000_000;
+
+fn age(at: &Path) {
+    let time = rustix::fs::Timespec { tv_sec: LONG_AGO, tv_nsec: 5 };
+    let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+    let nofollow = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::utimensat(CWD, at, &times, nofollow).unwrap();
+}
+
+#[test]
+fn a_copy_keeps_times_and_holes() {
+    let fixture = Fixture::new();
+    rich_tree(&fixture);
+    let rich = fixture.guest.join("srv/rich");
+    let sparse = fs::File::create(rich.join("sparse")).unwrap();
+    sparse.set_len(64 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"end", 32 << 20).unwrap();
+    for entry in walkdir::WalkDir::new(&rich).contents_first(true) {
+        age(entry.unwrap().path());
+    }
+    let step = Move { from: path("/srv/rich"), to: path("/copy") };
+    fixture.apply(&StepKind::Copy(step)).unwrap();
+    for entry in walkdir::WalkDir::new(&rich) {
+        let entry = entry.unwrap();
+        let copy = fixture.guest.join("copy").join(entry.path().strip_prefix(&rich).unwrap());
+        let meta = copy.symlink_metadata().unwrap();
+        assert_eq!((meta.mtime(), meta.mtime_nsec()), (LONG_AGO, 5), "{}", copy.display());
+    }
+    let (one, other) = (rich.join("sparse"), fixture.guest.join("copy/sparse"));
+    assert!(fs::read(&one).unwrap() == fs::read(&other).unwrap());
+    assert!(other.metadata().unwrap().blocks() * 512 < 1 << 20);
+}
+
+#[test]
+fn a_scrubbed_file_is_zeros_before_it_goes() {
+    let fixture = Fixture::new();
+    let secret = fixture.guest.join("root/key");
+    fixture.file("guest/root/key", vec![b's'; 100_000], 0o600);
+    let mut held = fs::File::open(&secret).unwrap();
+    fixture.apply(&StepKind::ScrubFile(Paths { paths: vec![path("/root/key")] })).unwrap();
+    assert!(!secret.exists());
+    let mut left = Vec::new();
+    std::io::Read::read_to_end(&mut held, &mut left).unwrap();
+    assert!(left == vec![0; 100_000]);
+}
+
+#[test]
+fn an_archive_is_unpacked_as_it_was_packed() {
+    let fixture = Fixture::new();
+    rich_tree(&fixture);
+    let rich = fixture.guest.join("srv/rich");
+    for entry in walkdir::WalkDir::new(&rich).contents_first(true) {
+        age(entry.unwrap().path());
+    }
+    fs::create_dir(fixture.guest.join("opt")).unwrap();
+    for (format, packer) in [("gnu", ""), ("ustar", "-z"), ("posix", "-J"), ("v7", "-j")] {
+        let archive = fixture.host.join("rich.tar");
+        let mut command = std::process::Command::new("tar");
+        command.args(["-C", fixture.guest.join("srv").to_str().unwrap()]);
+        command
+            .args(["--format", format, "--numeric-owner"])
+            .args(Some(packer).filter(|it| !it.is_empty()));
+        if format == "posix" {
+            command.args(["--xattrs", "--xattrs-include=*"]);
+        }
+        if format == "v7" {
+            // It knows no devices.
+            command.args(["--exclude=null", "--exclude=fifo"]);
+        }
+        let done = command.arg("-cf").arg(&archive).arg("rich").status().unwrap();
+        assert!(done.success(), "{format}");
+        let source = fixture.snapshot("rich.tar");
+        let step = CopyIn { source, destination: path("/opt"), attributes: Attributes::default() };
+        fixture.apply(&StepKind::TarIn(step)).unwrap();
+        let unpacked = fixture.guest.join("opt/rich");
+        let (packed, found) = (state(&rich), state(&unpacked));
+        for (name, wanted) in &packed {
+            if format == "v7" && ["null", "fifo"].contains(&name.as_str()) {
+                continue;
+            }
+            // Only a pax header has xattrs.
+            let wanted = if format == "posix" {
+                wanted.as_str()
+            } else {
+                wanted.split(" [").next().unwrap()
+            };
+            assert_eq!(found.get(name).map(String::as_str), Some(wanted), "{format} {name}");
+            let meta = unpacked.join(name).symlink_metadata().unwrap();
+            assert_eq!(meta.mtime(), LONG_AGO, "{format} {name}");
+        }
+        fs::remove_dir_all(unpacked).unwrap();
+    }
+}
+
+#[test]
+fn an_archive_that_is_cut_off_or_none() {
+    let fixture = Fixture::new();
+    let mut bytes = archive(&[(b"a/b", "file", "content"), (b"c", "file", "more")]);
+    bytes.truncate(3 * 512 + 3);
+    fixture.file("host/cut.tar", &bytes, 0o644);
+    bytes.truncate(512 + 3);
+    fixture.file("host/short.tar", &bytes, 0o644);
+    fixture.file("host/zip.tar", vec![b'P'; 1024], 0o644);
+    fixture.file("host/broken.tar.gz", b"\x1f\x8b\x08\0broken", 0o644);
+    let mut text = String::new();
+    for name in ["cut.tar", "short.tar", "zip.tar", "broken.tar.gz"] {
+        let source = fixture.snapshot(name);
+        let step = CopyIn { source, destination: path("/srv"), attributes: Attributes::default() };
+        text += &rendered(&fixture.apply(&StepKind::TarIn(step)).unwrap_err());
+    }
+    insta::assert_snapshot!(text.replace(&format!("{}", fixture.host.display()), "HOST"));
+}
+
+#[test]
+fn first_boots_run_in_the_order_of_their_steps() {
+    let fixture = Fixture::new();
+    let packages = Packages { names: BTreeSet::from(["nginx".into()]), recommends: false };
+    for step in [
+        StepKind::FirstbootCommand(RunCommand { script: "one".into() }),
+        StepKind::FirstbootInstall(packages),
+        StepKind::Firstboot(Firstboot { script: fixture.snapshot("script.sh") }),
+        StepKind::FirstbootCommand(RunCommand { script: "two".into() }),
+    ] {
+        fixture.apply(&step).unwrap();
+    }
+    let waiting = fs::read_dir(fixture.guest.join("usr/lib/kiln/firstboot.d")).unwrap();
+    let names: BTreeSet<_> =
+        waiting.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    assert_eq!(names, ["0001-command", "0002-install", "0003-script.sh", "0004-command"]);
 }
 
 #[test]

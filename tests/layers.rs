@@ -25,6 +25,7 @@ const LAYERS: &[&[&str]] = &[
     &["graph", "import"],
     &["lower", "lock"],
     &["parse", "recipe"],
+    &["expression"],
     &["mistake", "name", "files", "link", "host", "secret"],
     &["compression", "digest", "source", "sys"],
 ];
@@ -44,10 +45,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ("kdl", &["parse", "lower", "lock", "import/write", "import/commands", "resolve/catalog"]),
     ("liblzma", &["compression"]),
     ("oci_spec", &["execute/container"]),
-    ("pcre2", &["guest/selinux"]),
+    ("pcre2", &["guest/edit", "guest/selinux"]),
     ("petgraph", &["graph"]),
     ("sha2", &["fetch/checksum"]),
     ("ureq", &["fetch"]),
+    ("tar", &["guest/tar_in"]),
     ("walkdir", &["inputs", "workspace", "guest/selinux"]),
     ("zstd", &["compression"]),
 ];

@@ -248,8 +248,10 @@ impl Lane<'_> {
         };
         let parent = held.id;
         let placement = Self::advance(held, layer)?;
-        let note = (!outcome.leftovers.is_empty())
+        let ended = (!outcome.leftovers.is_empty())
             .then(|| format!("ended what it left running: {}", outcome.leftovers.join(", ")));
+        let notes: Vec<_> = outcome.told.iter().cloned().chain(ended).collect();
+        let note = (!notes.is_empty()).then(|| notes.join("; "));
         let took = start.elapsed();
         self.record(node, parent, &placement, outcome, None, took, directory)?;
         if let Some(file) = downloaded {

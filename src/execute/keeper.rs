@@ -212,8 +212,8 @@ impl Keeper {
                 self.bootstrap(bootstrap, *seed, *timeout, &mut log, engine)
             }
             Task::Scratch { .. } | Task::Grow { .. } => todo!("disks"),
-            Task::Step { kind, network, timeout, aids: _, registration: _, secrets: _ } => {
-                let outcome = self.step(kind, *network, *timeout, &mut log, engine)?;
+            Task::Step { kind, network, timeout, aids: _, registration: _, secrets } => {
+                let outcome = self.step(kind, *network, *timeout, secrets, &mut log, engine)?;
                 self.follow_fstab()?;
                 Ok(outcome)
             }

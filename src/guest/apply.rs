@@ -7,7 +7,7 @@ use super::inspect::Guest;
 use super::program::Snapshot;
 use super::root::GuestRoot;
 use super::users::{ShadowEdit, edit_password};
-use super::{files, firstboot, hostname, ssh, timezone};
+use super::{copy, edit, files, firstboot, hostname, ssh, tar_in, timezone};
 use crate::recipe::{PasswordSecret, StepKind};
 
 /// Does the host's part of a step: all of it where [`super::program_for`] gives no program, and
@@ -49,12 +49,12 @@ pub fn apply(root: &GuestRoot, guest: &Guest, kind: &StepKind<Snapshot>) -> Resu
         },
         StepKind::SshInject(step) => ssh::inject(root, step),
         StepKind::Firstboot(step) => firstboot::add(root, guest, step),
-        StepKind::FirstbootCommand(_)
-        | StepKind::FirstbootInstall(_)
-        | StepKind::Edit(_)
-        | StepKind::Copy(_)
-        | StepKind::TarIn(_)
-        | StepKind::TruncateRecursive(_)
-        | StepKind::ScrubFile(_) => todo!("operations"),
+        StepKind::FirstbootCommand(step) => firstboot::add_command(root, guest, step),
+        StepKind::FirstbootInstall(packages) => firstboot::add_install(root, guest, packages),
+        StepKind::Edit(step) => edit::edit(root, step),
+        StepKind::Copy(step) => copy::copy(root, step),
+        StepKind::TarIn(step) => tar_in::tar_in(root, step),
+        StepKind::TruncateRecursive(step) => files::truncate_recursive(root, step),
+        StepKind::ScrubFile(step) => files::scrub_file(root, step),
     }
 }

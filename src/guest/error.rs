@@ -174,6 +174,108 @@ pub enum GuestError {
         /// What is wrong, without the password itself.
         why: &'static str,
     },
+    /// An expression of `edit` that cannot be done.
+    #[error("`{expression}` cannot edit lines")]
+    #[diagnostic(
+        code("kiln::guest::expression"),
+        help(
+            "a pattern is one of Perl's regular expressions; write a backslash before a mark that is meant as itself"
+        )
+    )]
+    Expression {
+        /// The expression as written, escaped.
+        expression: String,
+        /// What is wrong with it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An expression whose match takes too many steps.
+    #[error("`{expression}` takes too long on line {line} of `{path}` in the guest")]
+    #[diagnostic(
+        code("kiln::guest::expression_cost"),
+        help(
+            "a repetition inside of a repetition, as in `(a+)+`, tries every way to split a line; write it with one"
+        )
+    )]
+    ExpressionCost {
+        /// The expression as written, escaped.
+        expression: String,
+        /// The file.
+        path: String,
+        /// The line, counted from 1.
+        line: usize,
+        /// The limit that was reached.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An edit that had to change something and did not.
+    #[error("no line of `{path}` in the guest changes")]
+    #[diagnostic(
+        code("kiln::guest::unchanged"),
+        help(
+            "the file is not as the expressions expect it, or is already as it should be; without `required=#true` that is no error"
+        )
+    )]
+    Unchanged {
+        /// The file.
+        path: String,
+    },
+    /// A copy that would lie in what is copied.
+    #[error("cannot copy `{from}` in the guest to `{to}`, which is it, or lies in it")]
+    #[diagnostic(
+        code("kiln::guest::into_itself"),
+        help("a link may lead there; name a path outside of it")
+    )]
+    IntoItself {
+        /// What was to be copied.
+        from: String,
+        /// Where it would have been put.
+        to: String,
+    },
+    /// A file with more names than the one that is to be scrubbed.
+    #[error("cannot scrub `{path}` in the guest: the file has {names} names")]
+    #[diagnostic(
+        code("kiln::guest::hard_linked"),
+        help("remove the others first, with `delete`; what they name would be overwritten too")
+    )]
+    HardLinked {
+        /// The path in the guest.
+        path: String,
+        /// How many hard links there are.
+        names: u64,
+    },
+    /// An archive that cannot be read to its end.
+    #[error("cannot read the archive `{path}`")]
+    #[diagnostic(
+        code("kiln::guest::archive"),
+        help("kiln reads tar archives, plain or compressed with gzip, xz, bzip2 or zstd")
+    )]
+    Archive {
+        /// The path on the host, of kiln's copy.
+        path: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// An entry of an archive that may not be unpacked.
+    #[error("cannot unpack `{entry}` of the archive: {why}")]
+    #[diagnostic(
+        code("kiln::guest::archive_entry"),
+        help("pack it with relative paths, so that everything lies in the directory")
+    )]
+    ArchiveEntry {
+        /// The path of the entry, escaped.
+        entry: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A guest in which kiln does not know how to start the QEMU guest agent.
+    #[error("`inject-qemu-ga` needs systemd or OpenRC in the guest, which starts with {init}")]
+    #[diagnostic(
+        code("kiln::guest::agent_init"),
+        help("use `install \"qemu-guest-agent\"`, and enable it with a `run-command` step")
+    )]
+    AgentInit {
+        /// The guest's init system.
+        init: &'static str,
+    },
     /// A text that is no public key.
     #[error("line {line} for `{user}` is not an SSH public key: {why}")]
     #[diagnostic(
@@ -231,7 +333,7 @@ pub enum GuestError {
         why: &'static str,
     },
     /// A guest whose first process is not systemd cannot run `firstboot` scripts.
-    #[error("`firstboot` needs systemd in the guest, which starts with {init}")]
+    #[error("a script for the first boot needs systemd in the guest, which starts with {init}")]
     #[diagnostic(
         code("kiln::guest::firstboot_init"),
         help("write a script of the guest's own init system with an `upload` step instead")

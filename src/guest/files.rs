@@ -82,19 +82,7 @@ pub fn copy_in(root: &GuestRoot, step: &CopyIn<Snapshot>) -> Result<(), GuestErr
     const COPY: &str = "copy into";
     let wanted = Accounts::load(root)?.attributes(&step.attributes)?;
     let into = Path::new(step.destination.as_str());
-    match root.stat(into)? {
-        Some(meta) if meta.kind == FileType::Directory => {}
-        Some(meta) => {
-            let found = name_of(meta.kind);
-            return Err(GuestError::Type {
-                operation: COPY,
-                path: shown(into),
-                found,
-                expected: "a directory",
-            });
-        }
-        None => return Err(GuestError::path(COPY, into, Errno::NOENT)),
-    }
+    expect_directory(root, COPY, into)?;
     let name = step.source.name()?;
     let mut waiting: Vec<(PathBuf, PathBuf)> = vec![(step.source.path.clone(), into.join(name))];
     while let Some((source, target)) = waiting.pop() {
@@ -140,6 +128,22 @@ pub fn copy_in(root: &GuestRoot, step: &CopyIn<Snapshot>) -> Result<(), GuestErr
         }
     }
     Ok(())
+}
+
+/// Fails where no directory is at a path, links followed.
+pub(super) fn expect_directory(
+    root: &GuestRoot,
+    operation: &'static str,
+    path: &Path,
+) -> Result<(), GuestError> {
+    match root.stat(path)? {
+        Some(meta) if meta.kind == FileType::Directory => Ok(()),
+        Some(meta) => {
+            let (path, found) = (shown(path), name_of(meta.kind));
+            Err(GuestError::Type { operation, path, found, expected: "a directory" })
+        }
+        None => Err(GuestError::path(operation, path, Errno::NOENT)),
+    }
 }
 
 fn special(path: &Path, meta: &fs::Metadata) -> GuestError {
@@ -284,22 +288,69 @@ pub fn truncate(root: &GuestRoot, step: &Paths) -> Result<(), GuestError> {
     Ok(())
 }
 
+/// `truncate-recursive`: every regular file below directories to no bytes; links are not followed.
+///
+/// # Errors
+/// Where no directory is there, or another file system is mounted below it.
+pub fn truncate_recursive(root: &GuestRoot, step: &Paths) -> Result<(), GuestError> {
+    const TRUNCATE: &str = "truncate the files below";
+    for path in &step.paths {
+        expect_directory(root, TRUNCATE, Path::new(path.as_str()))?;
+        let top = root.place_following(TRUNCATE, path.as_str())?;
+        top.walk(TRUNCATE, &mut |place, meta| {
+            let full = meta.kind == FileType::RegularFile && meta.size > 0;
+            if full { place.truncate(TRUNCATE) } else { Ok(()) }
+        })?;
+    }
+    Ok(())
+}
+
+/// `scrub-file`: files whose bytes are overwritten with zeros, on the disk, before they are removed.
+///
+/// # Errors
+/// Where no regular file is there, a link not followed; [`GuestError::HardLinked`] for one with
+/// another name, under which the zeros would be found. Nothing is overwritten then.
+pub fn scrub_file(root: &GuestRoot, step: &Paths) -> Result<(), GuestError> {
+    const SCRUB: &str = "scrub";
+    let mut places = Vec::new();
+    for path in &step.paths {
+        let place = root.place(SCRUB, path.as_str())?;
+        let meta = place.expect(SCRUB)?;
+        meta.expect_file(SCRUB, place.path())?;
+        if meta.links > 1 {
+            return Err(GuestError::HardLinked { path: shown(place.path()), names: meta.links });
+        }
+        places.push(place);
+    }
+    for place in places {
+        place.zero(SCRUB)?;
+        place.unlink(SCRUB)?;
+    }
+    Ok(())
+}
+
 /// Reads one workspace file whole, from kiln's private copy.
 pub(super) fn read_snapshot(snapshot: &Snapshot, limit: u64) -> Result<Vec<u8>, GuestError> {
     use std::io::Read as _;
-    let path = &snapshot.path;
-    let failed = |error| GuestError::snapshot("read", path, error);
-    let meta = path.symlink_metadata().map_err(failed)?;
-    if !meta.is_file() {
-        return Err(special(path, &meta));
-    }
-    let mut file = fs::File::open(path).map_err(failed)?;
+    let failed = |error| GuestError::snapshot("read", &snapshot.path, error);
+    let mut file = open_snapshot(snapshot)?;
     let mut bytes = Vec::new();
     file.by_ref().take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > limit {
         return Err(failed(Errno::FBIG.into()));
     }
     Ok(bytes)
+}
+
+/// Opens one workspace file, of kiln's private copy.
+pub(super) fn open_snapshot(snapshot: &Snapshot) -> Result<fs::File, GuestError> {
+    let path = &snapshot.path;
+    let failed = |error| GuestError::snapshot("read", path, error);
+    let meta = path.symlink_metadata().map_err(failed)?;
+    if !meta.is_file() {
+        return Err(special(path, &meta));
+    }
+    fs::File::open(path).map_err(failed)
 }
 
 #[cfg(test)]

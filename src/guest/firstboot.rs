@@ -8,9 +8,10 @@ use std::path::Path;
 use super::error::GuestError;
 use super::files::read_snapshot;
 use super::inspect::{Guest, Init};
+use super::packages;
 use super::program::{LARGEST_SCRIPT, Snapshot, interpreter};
 use super::root::{FileAttributes, GuestRoot};
-use crate::recipe::Firstboot;
+use crate::recipe::{Firstboot, Packages, RunCommand};
 
 /// The unit, in systemd's directory for packages.
 const UNIT: &str = "/usr/lib/systemd/system/kiln-firstboot.service";
@@ -29,12 +30,38 @@ const LONGEST_NAME: usize = 60;
 /// [`GuestError::FirstbootInit`] without systemd; [`GuestError::Shebang`] and
 /// [`GuestError::NoProgram`] for a script that could not start; the kernel's.
 pub fn add(root: &GuestRoot, guest: &Guest, step: &Firstboot<Snapshot>) -> Result<(), GuestError> {
+    let script = read_snapshot(&step.script, LARGEST_SCRIPT)?;
+    add_script(root, guest, step.script.name()?.as_bytes(), &script)
+}
+
+/// `firstboot-command`: adds a script that is written in the recipe, as [`add`] does.
+///
+/// # Errors
+/// As with [`add`].
+pub fn add_command(root: &GuestRoot, guest: &Guest, step: &RunCommand) -> Result<(), GuestError> {
+    add_script(root, guest, b"command", step.script.as_bytes())
+}
+
+/// `firstboot-install`: adds a script that installs packages, as [`add`] does.
+///
+/// # Errors
+/// As with [`add`]; [`GuestError::NoPackageManager`], [`GuestError::PackageName`].
+pub fn add_install(root: &GuestRoot, guest: &Guest, packages: &Packages) -> Result<(), GuestError> {
+    let script = packages::firstboot_script(guest.expect_package_manager()?, packages)?;
+    add_script(root, guest, b"install", script.as_bytes())
+}
+
+fn add_script(
+    root: &GuestRoot,
+    guest: &Guest,
+    name: &[u8],
+    script: &[u8],
+) -> Result<(), GuestError> {
     if guest.init != Init::Systemd {
         return Err(GuestError::FirstbootInit { init: guest.init.name() });
     }
-    let script = read_snapshot(&step.script, LARGEST_SCRIPT)?;
     // The interpreter itself may come with a later step, so only its line is checked.
-    interpreter(&script)?;
+    interpreter(script)?;
 
     root.make_directories(WAITING, FileAttributes::default())?;
     let mut last = 0_u32;
@@ -43,9 +70,8 @@ pub fn add(root: &GuestRoot, guest: &Guest, step: &Firstboot<Snapshot>) -> Resul
             place.name().to_string_lossy().chars().take_while(char::is_ascii_digit).collect();
         last = last.max(digits.parse().unwrap_or(0));
     }
-    let name =
-        format!("{:04}-{}", last.saturating_add(1), file_name(step.script.name()?.as_bytes()));
-    root.write_atomic(Path::new(WAITING).join(name), &script, FileAttributes::root(0o755))?;
+    let name = format!("{:04}-{}", last.saturating_add(1), file_name(name));
+    root.write_atomic(Path::new(WAITING).join(name), script, FileAttributes::root(0o755))?;
 
     put(root, RUNNER, include_bytes!("firstboot/firstboot.sh"), 0o755)?;
     put(root, UNIT, include_bytes!("firstboot/kiln-firstboot.service"), 0o644)?;

@@ -140,6 +140,15 @@ impl Guest {
         Ok(Self { id, version, pretty_name, family, architecture, package_manager, init, systemd })
     }
 
+    /// The package manager.
+    ///
+    /// # Errors
+    /// [`GuestError::NoPackageManager`] where none was found that kiln drives.
+    pub fn expect_package_manager(&self) -> Result<PackageManager, GuestError> {
+        let none = || GuestError::NoPackageManager { system: self.pretty_name.clone() };
+        self.package_manager.ok_or_else(none)
+    }
+
     /// Makes sure that the guest's programs can run on this host.
     ///
     /// # Errors

@@ -18,12 +18,26 @@
 //! - yum fails on a name that it does not know, as all others do.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use super::error::{GuestError, escaped};
-use super::inspect::PackageManager;
+use super::inspect::{Init, PackageManager};
 use super::program::{Program, TemporaryFile};
 use crate::name::GuestPath;
 use crate::recipe::Packages;
+
+/// Where the script stands in the arguments of a program of this file.
+const SCRIPT: usize = 3;
+/// The environment in which apt and what it runs ask nothing.
+const SILENT: &[(&str, &str)] = &[
+    ("DEBIAN_FRONTEND", "noninteractive"),
+    ("DEBCONF_NONINTERACTIVE_SEEN", "true"),
+    ("APT_LISTCHANGES_FRONTEND", "none"),
+    ("NEEDRESTART_SUSPEND", "1"),
+    ("UCF_FORCE_CONFFOLD", "1"),
+];
+/// The package of the QEMU guest agent, which has the same name everywhere.
+const AGENT: &str = "qemu-guest-agent";
 
 /// What to do with packages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +80,7 @@ pub fn program(
         check_name(manager, name)?;
     }
     // The names are arguments of the script, so no shell ever reads them as text.
+    // See `SCRIPT`.
     let argv = ["/bin/sh", "-eu", "-c", &script, "sh"].into_iter().map(str::to_owned);
     let mut program = Program::new(argv.chain(names.into_iter().flatten().cloned()));
     let refreshes = network && !matches!(operation, Operation::Uninstall(_));
@@ -80,20 +95,68 @@ pub fn prepare(manager: PackageManager, program: &mut Program) {
     if manager != PackageManager::Apt {
         return;
     }
-    for (key, value) in [
-        ("DEBIAN_FRONTEND", "noninteractive"),
-        ("DEBCONF_NONINTERACTIVE_SEEN", "true"),
-        ("APT_LISTCHANGES_FRONTEND", "none"),
-        ("NEEDRESTART_SUSPEND", "1"),
-        ("UCF_FORCE_CONFFOLD", "1"),
-    ] {
-        program.env.insert(key.to_owned(), value.to_owned());
+    for (key, value) in SILENT {
+        program.env.insert((*key).to_owned(), (*value).to_owned());
     }
     program.temporary.push(TemporaryFile {
         path: guest_path("/usr/sbin/policy-rc.d"),
         content: POLICY.as_bytes().to_vec(),
         mode: 0o755,
     });
+}
+
+/// The program that installs the QEMU guest agent and has it started at every boot.
+///
+/// # Errors
+/// [`GuestError::AgentInit`] in a guest with neither systemd nor `OpenRC`.
+pub fn agent(manager: PackageManager, init: Init, network: bool) -> Result<Program, GuestError> {
+    let enable = match init {
+        // Where a rule of udev starts the agent, its unit is `static` and nothing can enable it. One
+        // that is masked fails.
+        Init::Systemd => {
+            "case $(systemctl is-enabled qemu-guest-agent.service 2>/dev/null || :) in\n\
+             static|indirect|enabled) ;;\n\
+             *) systemctl enable qemu-guest-agent.service ;;\n\
+             esac"
+        }
+        Init::OpenRc => "rc-update add qemu-guest-agent default",
+        Init::SysV | Init::Unknown => return Err(GuestError::AgentInit { init: init.name() }),
+    };
+    let packages = Packages { names: BTreeSet::from([AGENT.to_owned()]), recommends: true };
+    let mut program = program(manager, Operation::Install(&packages), network)?;
+    let script = &mut program.argv[SCRIPT];
+    *script = format!("{script}\n{enable}");
+    Ok(program)
+}
+
+/// A script that installs packages in the guest at its first boot, with the network.
+///
+/// # Errors
+/// [`GuestError::PackageName`].
+pub fn firstboot_script(
+    manager: PackageManager,
+    packages: &Packages,
+) -> Result<String, GuestError> {
+    let mut text = "#!/bin/sh\nset -eu\n".to_owned();
+    if manager == PackageManager::Apt {
+        for (key, value) in SILENT {
+            let _ = writeln!(text, "export {key}={value}");
+        }
+    }
+    text.push_str("set --");
+    for name in &packages.names {
+        check_name(manager, name)?;
+        let _ = write!(text, " {}", quoted(name));
+    }
+    text.push('\n');
+    text.push_str(&install(manager, true, packages.recommends));
+    text.push('\n');
+    Ok(text)
+}
+
+/// A text as a shell reads it again. Source: POSIX.1-2017, Shell Command Language, 2.2.2.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 fn guest_path(path: &str) -> GuestPath {
@@ -213,7 +276,6 @@ fn check_name(manager: PackageManager, name: &str) -> Result<(), GuestError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fmt::Write as _;
 
     fn packages<const N: usize>(names: [&str; N]) -> Packages {
         Packages { names: names.map(str::to_owned).into(), recommends: true }
@@ -235,6 +297,26 @@ mod tests {
             assert_eq!(program.argv.last().unwrap(), name);
             assert!(!program.argv[3].contains(name));
         }
+    }
+
+    #[test]
+    fn a_first_boot_reads_names_as_they_are() {
+        let packages = packages(["g++", "a'b$(reboot)", "nginx=1.2*"]);
+        let mut text = firstboot_script(PackageManager::Apt, &packages).unwrap();
+        text += "---\n";
+        text += &firstboot_script(PackageManager::Zypper, &packages).unwrap();
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn the_agent_is_enabled_where_that_is_known() {
+        let script =
+            |manager, init| agent(manager, init, true).map(|mut it| it.argv.remove(SCRIPT));
+        let systemd = script(PackageManager::Dnf, Init::Systemd).unwrap();
+        insta::assert_snapshot!(
+            systemd + "\n---\n" + &script(PackageManager::Apk, Init::OpenRc).unwrap()
+        );
+        assert!(script(PackageManager::Apt, Init::SysV).is_err());
     }
 
     #[test]

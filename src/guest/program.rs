@@ -13,10 +13,11 @@ use super::error::{GuestError, escaped};
 use super::files::read_snapshot;
 use super::inspect::Guest;
 use super::packages::{self, Operation};
+use super::password;
 use super::root::GuestRoot;
-use super::users::Accounts;
-use crate::name::GuestPath;
-use crate::recipe::{Password, PasswordSecret, StepKind};
+use crate::name::{GuestPath, SecretName};
+use crate::recipe::StepKind;
+use crate::secret::SecretValue;
 
 /// Where an executor puts [`Program::script`], on a tmpfs that is not part of the image and allows
 /// programs; mode 0755, root's.
@@ -25,8 +26,6 @@ pub const SCRIPT_PATH: &str = "/run/kiln/script";
 pub(super) const LARGEST_SCRIPT: u64 = 64 << 20;
 /// Longest first line that is an interpreter's, in bytes. Source: `BINPRM_BUF_SIZE` of Linux.
 const LONGEST_SHEBANG: usize = 256;
-/// Largest password file in bytes, and longest password.
-const LARGEST_PASSWORD: u64 = 4096;
 
 /// A host path to kiln's private, hashed copy of a workspace file or tree. Its last component is the
 /// name that the file has in the workspace.
@@ -63,6 +62,9 @@ pub struct Program {
     pub scratch: Vec<GuestPath>,
     /// Files that are in place only while it runs.
     pub temporary: Vec<TemporaryFile>,
+    /// What whoever builds is told once it has ended well, and what no log may hold. `Debug` hides
+    /// it.
+    pub announce: Option<String>,
 }
 
 /// A file that is put in place, root's, for the time of a program, and only where nothing is there.
@@ -78,7 +80,7 @@ pub struct TemporaryFile {
 
 impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { argv, env, stdin, script, scratch, temporary } = self;
+        let Self { argv, env, stdin, script, scratch, temporary, announce } = self;
         f.debug_struct("Program")
             .field("argv", argv)
             .field("env", env)
@@ -86,6 +88,7 @@ impl fmt::Debug for Program {
             .field("script", &script.as_ref().map(|bytes| format!("{} bytes", bytes.len())))
             .field("scratch", scratch)
             .field("temporary", temporary)
+            .field("announce", &announce.as_ref().map(|_| "a line"))
             .finish()
     }
 }
@@ -109,21 +112,24 @@ impl Program {
             script: None,
             scratch: Vec::new(),
             temporary: Vec::new(),
+            announce: None,
         }
     }
 }
 
 /// The program that a step runs in the guest; `None` for a step that needs none, which
-/// [`super::apply()`] does. `network` says whether the step may use the network.
+/// [`super::apply()`] does. `network` says whether the step may use the network; `secrets` are those
+/// of the step, and all that a password may be.
 ///
 /// # Errors
 /// Where the guest's programs cannot run on this host, or something that the program needs is
-/// missing: its interpreter, a user, the package manager.
+/// missing: its interpreter, a user, the package manager, a secret.
 pub fn program_for(
     root: &GuestRoot,
     guest: &Guest,
     kind: &StepKind<Snapshot>,
     network: bool,
+    secrets: &[(SecretName, SecretValue)],
 ) -> Result<Option<Program>, GuestError> {
     let program = match kind {
         StepKind::Install(packages) => manager(guest, Operation::Install(packages), network)?,
@@ -135,11 +141,13 @@ pub fn program_for(
             script(root, guest, read_snapshot(&run.script, LARGEST_SCRIPT)?, &run.arguments)?
         }
         StepKind::RunCommand(run) => script(root, guest, run.script.clone().into_bytes(), &[])?,
-        StepKind::Password(step) => match password_text(step)? {
-            Some(password) => chpasswd(root, &step.user, &password)?,
+        StepKind::Password(step) => match password::program(root, step, secrets)? {
+            Some(program) => program,
             None => return Ok(None),
         },
-        StepKind::InjectQemuGa => todo!("operations"),
+        StepKind::InjectQemuGa => {
+            packages::agent(guest.expect_package_manager()?, guest.init, network)?
+        }
         StepKind::Write(_)
         | StepKind::AppendLine(_)
         | StepKind::CopyIn(_)
@@ -170,10 +178,7 @@ pub fn program_for(
 }
 
 fn manager(guest: &Guest, operation: Operation<'_>, network: bool) -> Result<Program, GuestError> {
-    let Some(manager) = guest.package_manager else {
-        return Err(GuestError::NoPackageManager { system: guest.pretty_name.clone() });
-    };
-    packages::program(manager, operation, network)
+    packages::program(guest.expect_package_manager()?, operation, network)
 }
 
 /// A script with its interpreter made explicit, so that a missing one is found before anything runs.
@@ -240,45 +245,6 @@ pub(super) fn interpreter(script: &[u8]) -> Result<Interpreter, GuestError> {
     Ok(Interpreter::Named(path.to_owned(), (!argument.is_empty()).then(|| argument.to_owned())))
 }
 
-/// The password that the guest has to hash; `None` where the step has none as text.
-fn password_text(step: &Password<Snapshot>) -> Result<Option<Vec<u8>>, GuestError> {
-    let text = match &step.secret {
-        PasswordSecret::Hash(_) | PasswordSecret::Locked | PasswordSecret::Disabled => {
-            return Ok(None);
-        }
-        PasswordSecret::Secret | PasswordSecret::Random => todo!("secrets"),
-        PasswordSecret::Plain(text) => text.clone().into_bytes(),
-        PasswordSecret::File(file) => {
-            let bytes = read_snapshot(file, LARGEST_PASSWORD)?;
-            let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
-            line.strip_suffix(b"\r").unwrap_or(line).to_vec()
-        }
-    };
-    let bad = |why| Err(GuestError::Password { user: escaped(&step.user), why });
-    if text.is_empty() {
-        return bad("it is empty; use `locked` or `disabled` for no password");
-    }
-    if text.iter().any(u8::is_ascii_control) {
-        return bad("it holds a control character");
-    }
-    Ok(Some(text))
-}
-
-/// chpasswd(8) reads `user:password`, so the password is on no command line.
-fn chpasswd(root: &GuestRoot, user: &str, password: &[u8]) -> Result<Program, GuestError> {
-    Accounts::load(root)?.user(user)?;
-    let paths = ["/usr/sbin/chpasswd", "/sbin/chpasswd", "/usr/bin/chpasswd", "/bin/chpasswd"];
-    let Some(path) = paths.into_iter().find(|path| root.is_file(path)) else {
-        return Err(GuestError::NoProgram {
-            program: "chpasswd".into(),
-            user: "a password as text",
-        });
-    };
-    let mut program = Program::new([path]);
-    program.stdin = Some([user.as_bytes(), b":", password, b"\n"].concat());
-    Ok(program)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,6 +275,7 @@ mod tests {
     fn a_program_does_not_show_its_input() {
         let mut program = Program::new(["chpasswd"]);
         program.stdin = Some(b"root:secret\n".to_vec());
+        program.announce = Some("secret".to_owned());
         assert!(!format!("{program:?}").contains("secret"));
         let json = serde_json::to_string(&program).unwrap();
         assert_eq!(serde_json::from_str::<Program>(&json).unwrap(), program);

@@ -7,6 +7,7 @@
 //! root, also while somebody swaps components. And what happens to the last component happens relative
 //! to a descriptor of its directory (a [`Place`]), so no path is looked up twice.
 
+mod content;
 mod glob;
 mod meta;
 mod place;

@@ -362,6 +362,10 @@ const ATTRIBUTES: &[Property] = &[
 
 const PATHS: &[Argument] = &[some("path", Kind::GuestFile)];
 const PACKAGES: &[Argument] = &[some("package", Kind::Package)];
+const PACKED_OWNERS: &[Property] = &[
+    property("owner", Kind::Owner, "the user of everything; the archive's numbers by default"),
+    property("group", Kind::Owner, "the group of everything; the archive's numbers by default"),
+];
 const RECOMMENDS: Property =
     property("recommends", Kind::Flag, "install recommended packages too; on by default");
 
@@ -542,7 +546,7 @@ pub const STEPS: &[Word] = &[
             once("archive", Kind::LocalPath).like("\"files/site.tar.gz\""),
             once("directory", Kind::GuestPath),
         ],
-        &[COMMON, OWNERS],
+        &[COMMON, PACKED_OWNERS],
         "unpack an archive of the workspace into a directory",
     ),
     step(

@@ -158,8 +158,7 @@ fn check_text(kind: Kind, text: &str, place: Place<'_>) -> Result<Value, Misfit>
         Kind::Sha256 => checksum(kind, text, 64),
         Kind::Sha512 => checksum(kind, text, 128),
         Kind::TemplateName => shaped(kind, text, template_fault(text)),
-        // What an expression means is `guest::edit`'s, which parses it again.
-        Kind::Expression => shaped(kind, text, text.is_empty().then_some("it is empty")),
+        Kind::Expression => expression(text),
         Kind::GuestPath | Kind::GuestFile | Kind::Pattern => guest_path(kind, text),
         Kind::LocalPath => local_path(text, place),
         Kind::WorkspacePath => workspace_path(text),
@@ -212,6 +211,17 @@ fn shaped(kind: Kind, text: &str, fault: Option<&str>) -> Result<Value, Misfit> 
                 misfit.help = Some(format!("write each as a text of its own: {}", apart.join(" ")));
             }
             Err(misfit)
+        }
+    }
+}
+
+/// Whether its patterns can be compiled is seen when it is done, as the engine is far from here.
+fn expression(text: &str) -> Result<Value, Misfit> {
+    match crate::expression::parse(text) {
+        Ok(_) => Ok(Value::Text(text.to_owned())),
+        Err(error) => {
+            let message = format!("{} cannot edit lines: {error}", quoted(text));
+            Err(misfit("kiln::lower::bad_expression", message, error.help))
         }
     }
 }

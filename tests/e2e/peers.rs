@@ -76,7 +76,8 @@ fn version() -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3Kq0000000000000000000000000000000000000 admin";
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3Kq0000000000000000000000000000000000000 admin";
 
 fn prepare(space: &Space) {
     space.file("recipes/files/tree/sub/f", "in\n");
@@ -89,14 +90,22 @@ fn prepare(space: &Space) {
         fs::set_permissions(space.path(path), fs::Permissions::from_mode(mode)).unwrap();
     }
     let tar = space.path("recipes/files/tree.tar");
-    run(Command::new("tar").arg("-C").arg(space.path("recipes/files")).arg("-cf").arg(&tar).arg("tree"));
+    run(Command::new("tar")
+        .arg("-C")
+        .arg(space.path("recipes/files"))
+        .arg("-cf")
+        .arg(&tar)
+        .arg("tree"));
     fs::copy(golden_raw(), space.path("recipes/start.raw")).unwrap();
 }
 
 /// Options of virt-customize, and the steps that say the same.
 const SAME: &[(&[&str], &str)] = &[
     (&["--write", "/etc/motd:Hello"], "write \"/etc/motd\" \"Hello\" newline=#false"),
-    (&["--append-line", "/etc/hosts:192.0.2.1 build"], "append-line \"/etc/hosts\" \"192.0.2.1 build\""),
+    (
+        &["--append-line", "/etc/hosts:192.0.2.1 build"],
+        "append-line \"/etc/hosts\" \"192.0.2.1 build\"",
+    ),
     (&["--mkdir", "/srv/www/deep"], "mkdir \"/srv/www/deep\""),
     (&["--chmod", "0750:/srv/www"], "chmod \"0750\" \"/srv/www\""),
     (&["--copy-in", "files/tree:/srv"], "copy-in \"files/tree\" \"/srv\""),
@@ -104,7 +113,10 @@ const SAME: &[(&[&str], &str)] = &[
     (&["--upload", "files/up.conf:/etc/gone"], "upload \"files/up.conf\" \"/etc/gone\""),
     (&["--copy", "/etc/skel:/srv/skel"], "copy \"/etc/skel\" \"/srv/skel\""),
     (&["--move", "/srv/tree/sub/f:/srv/moved"], "move \"/srv/tree/sub/f\" \"/srv/moved\""),
-    (&["--link", "/srv/moved:/srv/link1:/srv/link2"], "link \"/srv/moved\" \"/srv/link1\" \"/srv/link2\""),
+    (
+        &["--link", "/srv/moved:/srv/link1:/srv/link2"],
+        "link \"/srv/moved\" \"/srv/link1\" \"/srv/link2\"",
+    ),
     (&["--delete", "/usr/share/doc/bash*"], "delete \"/usr/share/doc/bash*\""),
     (
         &["--edit", "/etc/ssh/sshd_config:s/^#?UseDNS .*/UseDNS no/"],

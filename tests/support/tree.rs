@@ -12,7 +12,7 @@ use std::path::Path;
 use kiln::digest::Digest;
 use kiln::guest::error::shown;
 
-/// Everything that is seen of a tree, without times and inode numbers.
+/// Everything that is seen of a tree: also the values of xattrs; without times and inode numbers.
 pub fn state(top: &Path) -> BTreeMap<String, String> {
     let mut state = BTreeMap::new();
     for entry in walkdir::WalkDir::new(top).min_depth(1) {
@@ -31,10 +31,23 @@ pub fn state(top: &Path) -> BTreeMap<String, String> {
         } else if meta.is_symlink() {
             write!(line, " -> {}", shown(fs::read_link(entry.path()).unwrap())).unwrap();
         }
+        if !meta.is_dir() && meta.nlink() > 1 {
+            write!(line, " {} names", meta.nlink()).unwrap();
+        }
+        if meta.rdev() != 0 {
+            let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+            write!(line, " device {major}:{minor}").unwrap();
+        }
         let mut list = Vec::with_capacity(4096);
         rustix::fs::llistxattr(entry.path(), rustix::buffer::spare_capacity(&mut list)).unwrap();
-        for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-            write!(line, " [{}]", String::from_utf8_lossy(name)).unwrap();
+        let mut names: Vec<_> = list.split(|byte| *byte == 0).collect();
+        names.sort_unstable();
+        for name in names.into_iter().filter(|name| !name.is_empty()) {
+            let mut value = Vec::with_capacity(4096);
+            let spare = rustix::buffer::spare_capacity(&mut value);
+            rustix::fs::lgetxattr(entry.path(), name, spare).unwrap();
+            let name = String::from_utf8_lossy(name);
+            write!(line, " [{name}={}]", value.escape_ascii()).unwrap();
         }
         state.insert(shown(entry.path().strip_prefix(top).unwrap()), line);
     }

@@ -70,7 +70,7 @@ impl Keeper {
         self.boot_loader(&ids, log, engine)?;
         let mut host = vec![version(&mut Command::new("mmdebstrap"))];
         host.extend(self.runtime.iter().map(|runtime| runtime.version.clone()));
-        Ok(Outcome { host, leftovers: Vec::new() })
+        Ok(Outcome { host, ..Outcome::default() })
     }
 
     fn boot_loader(&mut self, ids: &Ids, log: &mut Log, engine: &mut Link) -> Result<(), Fault> {

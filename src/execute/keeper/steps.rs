@@ -16,7 +16,9 @@ use crate::guest::installed::{Package, parse_rpm};
 use crate::guest::root::FileAttributes;
 use crate::guest::{self, Guest, GuestRoot, Program, Snapshot};
 use crate::link::Link;
+use crate::name::SecretName;
 use crate::recipe::StepKind;
+use crate::secret::SecretValue;
 
 /// Lines of a failed step that its error shows.
 const SHOWN_LINES: usize = 12;
@@ -103,13 +105,14 @@ impl Keeper {
         kind: &StepKind<Snapshot>,
         network: bool,
         timeout: Duration,
+        secrets: &[(SecretName, SecretValue)],
         log: &mut Log,
         engine: &mut Link,
     ) -> Result<Outcome, Fault> {
         let path = self.mounted()?.root().to_owned();
         let root = GuestRoot::open(&path).map_err(|error| guest_fault(&error))?;
         let guest = Guest::inspect(&root).map_err(|error| guest_fault(&error))?;
-        let program = guest::program_for(&root, &guest, kind, network)
+        let program = guest::program_for(&root, &guest, kind, network, secrets)
             .map_err(|error| guest_fault(&error))?;
         let Some(program) = program else {
             guest::apply(&root, &guest, kind).map_err(|error| guest_fault(&error))?;
@@ -118,7 +121,7 @@ impl Keeper {
         let ended = self.run_program(&root, &program, network, timeout, log, engine)?;
         self.judge(kind, &ended, timeout, log, network)?;
         let host = self.runtime.iter().map(|runtime| runtime.version.clone()).collect();
-        Ok(Outcome { leftovers: ended.leftovers, host })
+        Ok(Outcome { leftovers: ended.leftovers, host, told: program.announce })
     }
 
     /// Turns the end of a step's program into its result.

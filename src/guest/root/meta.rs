@@ -26,6 +26,8 @@ pub struct Meta {
     pub size: u64,
     /// The device and inode number: equal for two names of one file.
     pub inode: (u64, u64),
+    /// How many names it has.
+    pub links: u64,
 }
 
 impl Meta {
@@ -41,6 +43,7 @@ impl Meta {
             gid: stat.st_gid,
             size: u64::try_from(stat.st_size).unwrap_or(0),
             inode: (stat.st_dev, stat.st_ino),
+            links: stat.st_nlink,
         }
     }
 

@@ -163,7 +163,10 @@ impl Place {
 
     /// Makes something under a free temporary name beside this one. The names are the same in every
     /// build, as they may stay readable in free directory blocks.
-    fn temporary<T>(&self, make: impl Fn(&Self) -> Result<T, Errno>) -> Result<(Self, T), Errno> {
+    pub(super) fn temporary<T>(
+        &self,
+        make: impl Fn(&Self) -> Result<T, Errno>,
+    ) -> Result<(Self, T), Errno> {
         let mut number = 0;
         loop {
             let place = self.sibling(OsStr::new(&format!(".kiln-{number}.tmp")));
