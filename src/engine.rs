@@ -9,6 +9,7 @@
 mod bases;
 mod failure;
 mod lane;
+mod secrets;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ use crate::output::Wanted;
 use crate::plan::{self, Actions, Fate, LastBuild, LastStep, Plan};
 use crate::progress::{Progress, StepDone, StepName};
 use crate::schedule::{self, Item, Schedule};
+use crate::secret::Vault;
 use crate::store::{Store, StoreError, work::Work};
 use crate::workspace::Workspace;
 
@@ -59,6 +61,8 @@ pub struct Engine<'a> {
     pub store: &'a Store,
     /// Who runs actions.
     pub executor: &'a dyn Executor,
+    /// Where the values of secrets are found.
+    pub vault: &'a Vault,
     /// How.
     pub options: Options,
     /// Becomes true when the user wants the build to end.
@@ -131,7 +135,7 @@ impl Engine<'_> {
             return Ok(summary);
         }
         self.executor.check().map_err(BuildError::Fault)?;
-        if let Err(error) = recover::recover(self.store) {
+        if let Err(error) = recover::recover(self.store, &mut |text| progress.warning(text)) {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
             let cause = cause.unwrap_or_default();
             progress.warning(&format!(
@@ -182,6 +186,7 @@ impl Engine<'_> {
         let last = |image: usize| last_build(self.workspace, self.store, image);
         let plan = plan::plan(actions, &results, needed, last);
         let cached = plan.fates.iter().filter(|fate| matches!(fate, Some(Fate::Cached(_)))).count();
+        self.find_secrets(actions, &plan)?;
         progress.planned(plan.running().count(), cached);
         let lanes = Self::lanes(actions, &plan, outputs, stale);
         let mut round = RoundState {
@@ -248,6 +253,21 @@ impl Engine<'_> {
         noted.map_err(BuildError::File)?;
         let running = plan.running().count();
         Ok(if replan { Round::Again { running } } else { Round::Complete })
+    }
+
+    /// Finds the values of all secrets that what runs needs, before anything runs.
+    fn find_secrets(&self, actions: &Actions, plan: &Plan) -> Result<(), BuildError> {
+        let mut failures: Vec<(Option<usize>, Fault)> = Vec::new();
+        for node in plan.running() {
+            if let Err(error) = secrets::values(&actions.nodes[node].action, self.vault) {
+                let fault = Fault::of(FaultKind::Host, &error);
+                // One secret that is missing is told once.
+                if failures.iter().all(|(_, known)| *known != fault) {
+                    failures.push((Some(node), fault));
+                }
+            }
+        }
+        if failures.is_empty() { Ok(()) } else { Err(self.failed(actions, failures, &[])) }
     }
 
     /// Waits for a lane to say something, and for the user to want the end.

@@ -11,6 +11,7 @@ pub mod keeper;
 pub mod launcher;
 pub mod native;
 pub mod recover;
+pub mod registered;
 mod self_test;
 
 use std::path::{Path, PathBuf};
@@ -311,7 +312,7 @@ impl miette::Diagnostic for Fault {
 #[serde(rename_all = "lowercase")]
 enum Request {
     Open { serve: crate::disk::door::Serve, name: String, directory: PathBuf },
-    Perform { task: Task, log: PathBuf },
+    Perform { task: Box<Task>, log: PathBuf },
     Snapshot { digest: bool },
     Seal { scrub: Scrub, seed: Digest, log: PathBuf },
     Verify { report: Box<SealReport> },

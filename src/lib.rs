@@ -14,7 +14,7 @@
 //! [`graph`] gives them an order, and [`workspace`] does all of that for a directory. [`import`] makes recipes of what other
 //! tools read. [`inputs`] are
 //! hashed, and [`key`] makes of a step with nothing left to look up its identity; [`explain`] tells
-//! two of them apart. The [`store`] keeps bytes and results under such ids, a [`disk`] is made of
+//! two of them apart; a [`secret`] is in it by name only. The [`store`] keeps bytes and results under such ids, a [`disk`] is made of
 //! stored layers and what is written over them, and [`guest`] knows what lies on one. [`execute`]
 //! performs tasks on a disk, [`seal`] ends it. [`plan`] decides, [`schedule`] orders, and [`engine`]
 //! makes it true, telling [`progress`]; [`output`] is what the user gets.
@@ -44,6 +44,7 @@ pub mod workspace;
 pub mod explain;
 pub mod inputs;
 pub mod key;
+pub mod secret;
 
 // Bytes.
 pub mod disk;
@@ -62,7 +63,6 @@ pub mod output;
 pub mod plan;
 pub mod progress;
 pub mod schedule;
-pub mod secret;
 
 // The user.
 pub mod cli;

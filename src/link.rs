@@ -1,7 +1,8 @@
 //! Messages between kiln's own processes: JSON behind its length, over a Unix socket.
 //!
 //! What the messages mean is the affair of those who send them. Both ends are kiln; the length is
-//! bounded all the same, as one end may have been killed in the middle of a message.
+//! bounded all the same, as one end may have been killed in the middle of a message. A message may
+//! hold secrets: its memory is wiped, and no error quotes it.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -14,6 +15,7 @@ use rustix::net::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 /// Largest message in bytes.
 const MAX_MESSAGE: u32 = 256 << 20;
@@ -48,10 +50,10 @@ impl Link {
     /// # Errors
     /// Where the other end is gone.
     pub fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
-        let payload = serde_json::to_vec(message)?;
+        let payload = Zeroizing::new(serde_json::to_vec(message).map_err(|_| odd())?);
         let len = u32::try_from(payload.len()).ok().filter(|&len| len <= MAX_MESSAGE);
         let len = len.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let mut frame = Vec::with_capacity(payload.len() + 4);
+        let mut frame = Zeroizing::new(Vec::with_capacity(payload.len() + 4));
         frame.extend_from_slice(&len.to_le_bytes());
         frame.extend_from_slice(&payload);
         self.0.write_all(&frame)
@@ -74,9 +76,9 @@ impl Link {
         if len > MAX_MESSAGE {
             return Err(io::Error::from(io::ErrorKind::InvalidData));
         }
-        let mut payload = vec![0; len as usize];
+        let mut payload = Zeroizing::new(vec![0; len as usize]);
         self.0.read_exact(&mut payload)?;
-        Ok(Some(serde_json::from_slice(&payload)?))
+        serde_json::from_slice(&payload).map(Some).map_err(|_| odd())
     }
 
     /// Sends a descriptor, of which the other end gets a copy.
@@ -119,6 +121,11 @@ impl Link {
     }
 }
 
+/// An error that does not say what is wrong with a message, as that would quote it.
+fn odd() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a message of another shape")
+}
+
 impl From<Link> for OwnedFd {
     fn from(link: Link) -> Self {
         link.0.into()
@@ -140,6 +147,14 @@ mod tests {
         assert_eq!(other.receive::<Vec<u8>>().unwrap(), Some(vec![2; 10_000]));
         drop(one);
         assert_eq!(other.receive::<u8>().unwrap(), None);
+    }
+
+    #[test]
+    fn an_error_does_not_quote_the_message() {
+        let (mut one, mut other) = Link::pair().unwrap();
+        one.send(&"hunter2!").unwrap();
+        let error = other.receive::<u8>().unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
     }
 
     #[test]

@@ -18,5 +18,7 @@ mod peers;
 mod recipes;
 #[path = "e2e/seal.rs"]
 mod seal;
+#[path = "e2e/secrets.rs"]
+mod secrets;
 #[path = "e2e/story.rs"]
 mod story;

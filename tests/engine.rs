@@ -13,6 +13,8 @@ mod builds;
 mod damage;
 #[path = "engine/properties.rs"]
 mod properties;
+#[path = "engine/secrets.rs"]
+mod secrets;
 #[path = "engine/together.rs"]
 mod together;
 #[path = "engine/twins.rs"]

@@ -20,19 +20,20 @@ const LAYERS: &[&[&str]] = &[
     &["disk"],
     &["resolve"],
     &["store", "fetch"],
-    &["key", "explain", "inputs"],
+    &["key", "explain", "inputs", "secret"],
     &["workspace"],
     &["graph", "import"],
     &["lower", "lock"],
     &["parse", "recipe"],
     &["expression"],
-    &["mistake", "name", "files", "link", "host", "secret"],
+    &["mistake", "name", "files", "link", "host"],
     &["compression", "digest", "source", "sys"],
 ];
 
 /// Crates that have one home, by the name that they have in code: paths that start with one of
 /// these may use them.
 const HOMES: &[(&str, &[&str])] = &[
+    ("aho_corasick", &["secret"]),
     ("base64", &["resolve/signature"]),
     ("brush_parser", &["import/shell"]),
     ("bzip2", &["compression"]),
@@ -48,9 +49,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("pcre2", &["guest/edit", "guest/selinux"]),
     ("petgraph", &["graph"]),
     ("sha2", &["fetch/checksum"]),
-    ("ureq", &["fetch"]),
     ("tar", &["guest/tar_in"]),
+    ("ureq", &["fetch"]),
     ("walkdir", &["inputs", "workspace", "guest/selinux"]),
+    ("zeroize", &["secret", "link"]),
     ("zstd", &["compression"]),
 ];
 

@@ -13,6 +13,7 @@ use crate::host::{self, Purpose};
 use crate::key::Operation;
 use crate::progress::{Fancy, Json, Plain, Progress};
 use crate::recipe::ScrubItem;
+use crate::secret::Vault;
 
 /// Build images.
 #[derive(Debug, Args)]
@@ -75,11 +76,13 @@ impl Build {
             refresh(&mut wanted)?;
         }
         let native = Native::default();
+        let vault = Vault::new(&wanted.workspace.root, &wanted.workspace.settings.secrets);
         let jobs = self.jobs.or(wanted.workspace.settings.jobs).unwrap_or(2);
         let engine = Engine {
             workspace: &wanted.workspace,
             store: &store,
             executor: &native,
+            vault: &vault,
             options: Options { jobs, verify_layers: self.verify_layers },
             interrupted: &interrupted,
         };

@@ -22,11 +22,13 @@ use crate::files::{self, Context};
 use crate::guest::Snapshot;
 use crate::inputs::{self, Input};
 use crate::key::Operation;
+use crate::name::SecretName;
 use crate::output::{self, Description, Layer, Wanted};
 use crate::plan::{Actions, Node};
 use crate::progress::{StepDone, size};
 use crate::recipe::{Aids, Attached, Scrub};
 use crate::seal::SealReport;
+use crate::secret::{Scanner, SecretValue};
 use crate::store::objects::Readers;
 use crate::store::results::{ActionResult, Placement};
 use crate::store::work::ActionLock;
@@ -85,6 +87,18 @@ pub(super) fn host(error: &dyn miette::Diagnostic) -> Stop {
     Fault::of(FaultKind::Host, error).into()
 }
 
+fn secret_in_layer(name: &SecretName) -> Fault {
+    Fault::new(
+        FaultKind::Step,
+        "kiln::engine::secret_in_layer",
+        format!("the value of the secret `{name}` is on the image's disk"),
+    )
+    .with_help(
+        "nothing was recorded; read the secret where it is, in /run/kiln/secrets: a copy in the \
+         guest stays in the layer even if it is deleted again",
+    )
+}
+
 /// Makes a fault of a panic: the engine's loop waits for the end of every lane.
 fn caught(work: impl FnOnce() -> Result<(), Stop>) -> Result<(), Stop> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
@@ -109,6 +123,22 @@ pub(super) struct Held {
     chain: Vec<LayerFiles>,
     /// The working disk at that state, once one is needed.
     bench: Option<Box<dyn Bench>>,
+    /// The secrets that programs on this working disk were given so far, and what finds them.
+    secrets: Vec<(SecretName, SecretValue)>,
+    scanner: Option<Scanner>,
+}
+
+impl Held {
+    /// Notes what a task gives to programs: from here on it may be anywhere on the disk.
+    fn gives(&mut self, task: &Task) {
+        let Task::Step { secrets, .. } = task else { return };
+        let new = secrets.iter().filter(|secret| !self.secrets.contains(secret));
+        let new: Vec<_> = new.cloned().collect();
+        if !new.is_empty() {
+            self.secrets.extend(new);
+            self.scanner = Some(Scanner::new(&self.secrets));
+        }
+    }
 }
 
 impl Lane<'_> {
@@ -199,7 +229,8 @@ impl Lane<'_> {
     fn nodes(&self, nodes: &[usize], state: Option<StateId>, directory: &Path) -> Result<(), Stop> {
         let chain = state.map_or(Ok(Vec::new()), |state| self.chain(state))?;
         let disk = if chain.is_empty() { DiskState::blank(0) } else { Self::open_state(&chain)? };
-        let mut held = Held { id: state, disk, chain, bench: None };
+        let (bench, secrets, scanner) = (None, Vec::new(), None);
+        let mut held = Held { id: state, disk, chain, bench, secrets, scanner };
         for &number in nodes {
             let node = &self.actions.nodes[number];
             let result = caught(|| self.node(number, node, &mut held, directory));
@@ -239,7 +270,8 @@ impl Lane<'_> {
                 (Outcome::default(), layer)
             }
             operation => {
-                let task = Self::task(node, operation, directory)?;
+                let task = self.task(node, operation, directory)?;
+                held.gives(&task);
                 let outcome = self.perform(number, node, &task, held, directory)?;
                 let bench = held.bench.as_mut().ok_or(Stop::Replan)?;
                 let epoch = bench.snapshot(self.engine.options.verify_layers)?;
@@ -312,7 +344,7 @@ impl Lane<'_> {
     }
 
     /// Takes private copies of a step's inputs, and makes it a task.
-    fn task(node: &Node, operation: &Operation, directory: &Path) -> Result<Task, Stop> {
+    fn task(&self, node: &Node, operation: &Operation, directory: &Path) -> Result<Task, Stop> {
         Ok(match operation {
             Operation::File(_) | Operation::Fetch(_) | Operation::Seal(_) => {
                 return Err(Stop::Replan);
@@ -346,12 +378,14 @@ impl Lane<'_> {
                     })
                     .collect::<Result<_, Stop>>()?;
                 let (secrets, subscription) = (secrets.clone(), *subscription);
+                let values = super::secrets::values(&node.action, self.engine.vault);
+                let values = values.map_err(|error| host(&error))?;
                 Task::Step {
                     kind,
                     network: node.action.network,
                     aids: Aids { attached, secrets, subscription },
                     registration: node.action.registration.clone(),
-                    secrets: Vec::new(),
+                    secrets: values,
                     timeout: node.timeout,
                 }
             }
@@ -368,6 +402,10 @@ impl Lane<'_> {
     ) -> Result<Outcome, Stop> {
         if let Task::Bootstrap { bootstrap, .. } = task {
             held.disk = DiskState::blank(bootstrap.size);
+        }
+        if let Task::Step { registration: Some(_), .. } = task {
+            let image = self.engine.image(node.image);
+            execute::registered::note_image(directory, image).map_err(|error| host(&error))?;
         }
         let log = self.engine.store.log(node.key);
         let bench = self.bench(held, directory)?;
@@ -403,6 +441,12 @@ impl Lane<'_> {
     fn store_epoch(&self, epoch: &Epoch, held: &Held, directory: &Path) -> Result<Captured, Stop> {
         let file = File::open(&epoch.overlay).context("open", &epoch.overlay);
         let file = file.map_err(|error| host(&error))?;
+        if let Some(scanner) = &held.scanner {
+            let found = super::secrets::find(scanner, &file, &epoch.overlay, &epoch.changed);
+            if let Some(name) = found.map_err(|error| host(&error))? {
+                return Err(secret_in_layer(&name).into());
+            }
+        }
         let overlay = FrozenOverlay { file: &file, path: &epoch.overlay };
         let mut captured = self.store_layer(directory, |sink| {
             capture::capture(&held.disk, held.id, &overlay, &epoch.changed, sink)

@@ -157,9 +157,7 @@ pub fn run(
     let config = spec::config(setting, &dev.path, &arguments, environment);
     let path = bundle.join("config.json");
     fs::write(&path, config).context("write", &path)?;
-    let stdin_path = setting.scratch.join("stdin");
-    fs::write(&stdin_path, stdin.unwrap_or_default()).context("write", &stdin_path)?;
-    let stdin = File::open(&stdin_path).context("open", &stdin_path)?;
+    let stdin = in_memory(stdin.unwrap_or_default())?;
 
     let run = setting.scratch.join("run");
     files::make_directory(&run, 0o755)?;
@@ -200,6 +198,17 @@ pub fn run(
         .stderr(Stdio::null())
         .status();
     ended
+}
+
+/// A file without a name, in memory: what a program reads may be secret, and is never on a disk.
+fn in_memory(bytes: &[u8]) -> Result<File, FileError> {
+    use std::io::Seek;
+    let path = Path::new("a file in memory");
+    let fd = rustix::fs::memfd_create("stdin", rustix::fs::MemfdFlags::CLOEXEC);
+    let mut file = File::from(fd.context("make", path)?);
+    file.write_all(bytes).context("write", path)?;
+    file.rewind().context("rewind", path)?;
+    Ok(file)
 }
 
 /// Makes a FIFO and opens both its ends, so that neither side ever waits for the other to come.

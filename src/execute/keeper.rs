@@ -4,7 +4,10 @@
 //! It does what the engine asks, one request after the other, and puts the host in order when the
 //! engine is gone. It never touches the store, and nobody else touches its mounts.
 
+pub mod attach;
 mod bootstrap;
+mod secrets;
+mod session;
 mod steps;
 
 use std::cell::RefCell;
@@ -16,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, move_mount};
+
+use steps::Given;
 
 use super::container::{ContainerError, Runtime};
 use super::{Fault, FaultKind, Message, Outcome, Request, Task};
@@ -60,7 +65,7 @@ pub fn run(mut engine: Link, door: Link) -> io::Result<()> {
                 None => Err(confused()),
             },
             (Request::Close, _) => {
-                let closed = keeper.take().map_or(Ok(()), Keeper::close);
+                let closed = keeper.take().map_or(Ok(()), |keeper| keeper.close(&mut engine));
                 let answer = closed.map(|()| Message::Done);
                 engine.send(&answer.unwrap_or_else(|fault| Message::Failed(Box::new(fault))))?;
                 return Ok(());
@@ -72,7 +77,7 @@ pub fn run(mut engine: Link, door: Link) -> io::Result<()> {
     }
     // The engine is gone. What cannot be undone in order is undone by the end of the namespaces.
     if let Some(keeper) = keeper {
-        let _ = keeper.close();
+        let _ = keeper.close(&mut engine);
     }
     Ok(())
 }
@@ -99,6 +104,8 @@ struct Keeper {
     device: Option<LoopDevice>,
     systems: Vec<FileSystem>,
     mounted: Option<Mounted>,
+    /// The registration of the guest, while one lasts.
+    session: Option<session::Session>,
     runtime: Option<Runtime>,
     /// Number of the next guest program.
     programs: u32,
@@ -121,6 +128,7 @@ impl Keeper {
             device: Some(device),
             systems: Vec::new(),
             mounted: None,
+            session: None,
             runtime: None,
             programs: 0,
             sealed: false,
@@ -212,8 +220,14 @@ impl Keeper {
                 self.bootstrap(bootstrap, *seed, *timeout, &mut log, engine)
             }
             Task::Scratch { .. } | Task::Grow { .. } => todo!("disks"),
-            Task::Step { kind, network, timeout, aids: _, registration: _, secrets } => {
-                let outcome = self.step(kind, *network, *timeout, secrets, &mut log, engine)?;
+            Task::Step { kind, network, timeout, aids, registration, secrets } => {
+                let given = Given { network: *network, timeout: *timeout, ..Given::default() };
+                log.hide(secrets);
+                let performed = self
+                    .begin_session(registration.as_ref(), secrets, &mut log, engine)
+                    .and_then(|()| self.step(kind, aids, secrets, given, &mut log, engine));
+                let outcome =
+                    performed.inspect_err(|fault| self.give_up_session(fault, &mut log, engine))?;
                 self.follow_fstab()?;
                 Ok(outcome)
             }
@@ -287,6 +301,7 @@ impl Keeper {
         if self.sealed || self.read_only {
             return Err(confused());
         }
+        self.end_session(session::PATIENCE, log, engine)?;
         let root = self.mounted()?.root().to_owned();
         let (new_ids, facts) = self.disk_facts(scrub, seed)?;
         let (mut report, policy) =
@@ -426,7 +441,12 @@ impl Keeper {
             .with_help("check that there is room for the output"))
     }
 
-    fn close(mut self) -> Result<(), Fault> {
+    fn close(mut self, engine: &mut Link) -> Result<(), Fault> {
+        let ended = self.close_session(engine);
+        self.let_go().and(ended)
+    }
+
+    fn let_go(mut self) -> Result<(), Fault> {
         if let Some(mounted) = self.mounted.take() {
             mounted.unmount().map_err(|error| mount_fault(&error))?;
         }

@@ -63,6 +63,8 @@ impl Role {
         // The lowest free number is 0 now: nothing that is opened later may land on it unseen.
         std::mem::forget(std::fs::File::open("/dev/null")?);
         let link = high;
+        // Values of secrets go through these processes.
+        crate::secret::hide_memory();
         match self {
             Self::Launcher => launch(&link),
             Self::Keeper => {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::registered::Registered;
 use super::{
     Bench, Epoch, Executor, Fault, FaultKind, Message, OnOutput, Outcome, Request, Resting,
     SealedDisk, Start, Task, launcher, recover,
@@ -198,6 +199,7 @@ impl Disk {
         )
         .with_help("build again: it goes on behind the last finished step")
         .and_said(&self.said())
+        .and_said(&Registered::read(&self.work).map(|it| it.to_string()).unwrap_or_default())
     }
 
     /// What kiln's own processes said when they crashed.
@@ -280,7 +282,7 @@ impl Bench for Disk {
         log: &Path,
         output: &mut OnOutput<'_>,
     ) -> Result<Outcome, Fault> {
-        let request = Request::Perform { task: task.clone(), log: log.to_owned() };
+        let request = Request::Perform { task: Box::new(task.clone()), log: log.to_owned() };
         match self.ask(&request, output)? {
             Message::Performed(outcome) => Ok(*outcome),
             _ => Err(self.lost("it gave a wrong answer")),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::registered::{self, Registered};
 use crate::disk::loops;
 use crate::files::{self, Context, FileError};
 use crate::store::Store;
@@ -54,26 +55,32 @@ fn started(pid: u32) -> Option<String> {
 }
 
 /// Cleans up behind every build of a store that is over but did not do it itself; tells how many.
+/// `warn` gets what only the user can undo, once.
 ///
 /// # Errors
 /// Where something cannot be undone.
-pub fn recover(store: &Store) -> Result<usize, FileError> {
+pub fn recover(store: &Store, warn: &mut dyn FnMut(&str)) -> Result<usize, FileError> {
     store.refs().sweep()?;
     let found = abandoned(store)?;
     let count = found.len();
     let mut outcome = Ok(count);
     for build in found {
         // One that cannot be cleaned up does not keep the others from it.
-        outcome = recover_one(build).and(outcome);
+        outcome = recover_one(build, warn).and(outcome);
     }
     outcome
 }
 
-fn recover_one(build: Abandoned) -> Result<(), FileError> {
+fn recover_one(build: Abandoned, warn: &mut dyn FnMut(&str)) -> Result<(), FileError> {
     for lane in directories(&build.path)? {
         for disk in directories(&lane)? {
             end_launcher(&disk);
             release(&disk)?;
+            if let Some(registered) = Registered::read(&disk) {
+                let image = registered::image_of(&lane).unwrap_or_default();
+                warn(&format!("a build of the image `{image}` was killed: {registered}"));
+                Registered::forget(&disk)?;
+            }
         }
     }
     build.remove()

@@ -143,7 +143,7 @@ fn a_build_that_starts_or_ends_is_never_taken_for_an_abandoned_one() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::SeqCst) {
-                assert_eq!(recover(&store).unwrap(), 0);
+                assert_eq!(recover(&store, &mut |_| {}).unwrap(), 0);
             }
         });
         for _ in 0..300 {

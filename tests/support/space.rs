@@ -122,6 +122,7 @@ impl TestSpace {
             workspace: &workspace,
             store: &store,
             executor: &self.executor,
+            vault: &kiln::secret::Vault::new(&workspace.root, &workspace.settings.secrets),
             options: self.options,
             interrupted: &self.interrupted,
         };

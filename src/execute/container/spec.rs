@@ -146,7 +146,7 @@ pub(super) fn config(
                 "inheritable": [],
                 "ambient": [],
             },
-            "rlimits": [{ "type": "RLIMIT_CORE", "soft": 0, "hard": 0 }],
+            "rlimits": [{ "type": "RLIMIT_CORE", "soft": core_limit(), "hard": core_limit() }],
         },
         "root": { "path": setting.root, "readonly": false },
         "hostname": "localhost",
@@ -261,6 +261,15 @@ fn devices(setting: &Setting<'_>) -> Vec<Value> {
         }));
     }
     rules
+}
+
+/// No core files. With 1 in place of 0 the kernel does not feed a crash handler of the host through
+/// a pipe either; a limit of 0 that kiln has itself cannot be raised everywhere.
+///
+/// Source: fs/coredump.c of Linux, where a handler's own limit is 1.
+fn core_limit() -> u64 {
+    use rustix::process::{Resource, getrlimit};
+    getrlimit(Resource::Core).maximum.map_or(1, |own| own.min(1))
 }
 
 /// Three quarters of the host's memory: enough for any package, and the door stays alive.

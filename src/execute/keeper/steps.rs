@@ -8,6 +8,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::attach::Attachments;
+use super::secrets::Memory;
 use super::{Keeper, confused, container_fault, guest_fault, host};
 use crate::execute::container::{self, Bind, Ended, Runtime, Setting, Status};
 use crate::execute::{Fault, FaultKind, Message, Outcome};
@@ -17,8 +19,8 @@ use crate::guest::root::FileAttributes;
 use crate::guest::{self, Guest, GuestRoot, Program, Snapshot};
 use crate::link::Link;
 use crate::name::SecretName;
-use crate::recipe::StepKind;
-use crate::secret::SecretValue;
+use crate::recipe::{Aids, SecretUse, StepKind};
+use crate::secret::{Masker, SecretValue};
 
 /// Lines of a failed step that its error shows.
 const SHOWN_LINES: usize = 12;
@@ -29,7 +31,10 @@ const MAX_LINE: usize = 400;
 pub(super) struct Log {
     file: File,
     /// What a program printed, where it is its answer.
-    kept: Option<Vec<u8>>,
+    pub(super) kept: Option<Vec<u8>>,
+    /// What is masked, and with what values.
+    masker: Masker,
+    hidden: Vec<(SecretName, SecretValue)>,
     line: Vec<u8>,
     last: std::collections::VecDeque<String>,
 }
@@ -45,11 +50,39 @@ impl Log {
             .open(path)
             .context("create", path)?;
         let (line, last) = (Vec::new(), std::collections::VecDeque::new());
-        Ok(Self { file, kept: None, line, last })
+        let (masker, hidden) = (Masker::default(), Vec::new());
+        Ok(Self { file, kept: None, masker, hidden, line, last })
     }
 
-    /// Writes what a program printed; whole lines are passed on.
+    /// Masks these secrets too, from here on.
+    pub(super) fn hide(&mut self, secrets: &[(SecretName, SecretValue)]) {
+        let new = secrets.iter().filter(|secret| !self.hidden.contains(secret));
+        let new: Vec<_> = new.cloned().collect();
+        if !new.is_empty() {
+            self.hidden.extend(new);
+            self.masker = Masker::new(&self.hidden);
+        }
+    }
+
+    /// Writes what a program printed, masked; whole lines are passed on.
     pub(super) fn bytes(&mut self, engine: &mut Link, bytes: &[u8]) {
+        let masked = self.masker.push(bytes);
+        self.masked(engine, &masked);
+    }
+
+    /// Ends what one program printed. Where it was cut, what may be half a value goes too.
+    fn end_of_program(&mut self, engine: &mut Link, cut: bool) {
+        if cut {
+            self.masker.cut();
+        }
+        let rest = self.masker.finish();
+        self.masked(engine, &rest);
+        // A last line without an end is one too.
+        let line = std::mem::take(&mut self.line);
+        self.pass_on(engine, &line);
+    }
+
+    fn masked(&mut self, engine: &mut Link, bytes: &[u8]) {
         // A log that cannot be written must not end a step whose image is fine.
         let _ = self.file.write_all(bytes);
         if let Some(kept) = &mut self.kept {
@@ -85,8 +118,9 @@ impl Log {
 
     /// Writes a line of kiln's own.
     pub(super) fn line(&mut self, engine: &mut Link, text: &str) {
-        self.bytes(engine, text.as_bytes());
-        self.bytes(engine, b"\n");
+        let text = self.masker.text(text);
+        self.masked(engine, text.as_bytes());
+        self.masked(engine, b"\n");
     }
 
     pub(super) fn excerpt(&self) -> String {
@@ -99,29 +133,83 @@ impl Log {
     }
 }
 
+/// What a program is given beside what it needs itself.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    /// Whether it has the network.
+    pub(super) network: bool,
+    /// How long it may take.
+    pub(super) timeout: Duration,
+    /// What else it sees.
+    pub(super) binds: Vec<Bind>,
+    /// Whether it runs on when the build is called off.
+    pub(super) regardless: bool,
+}
+
 impl Keeper {
+    /// Performs a step; `secrets` are the values of all that its aids and its registration name.
     pub(super) fn step(
         &mut self,
         kind: &StepKind<Snapshot>,
-        network: bool,
-        timeout: Duration,
+        aids: &Aids<Snapshot, SecretUse>,
         secrets: &[(SecretName, SecretValue)],
+        mut given: Given,
         log: &mut Log,
         engine: &mut Link,
     ) -> Result<Outcome, Fault> {
         let path = self.mounted()?.root().to_owned();
         let root = GuestRoot::open(&path).map_err(|error| guest_fault(&error))?;
         let guest = Guest::inspect(&root).map_err(|error| guest_fault(&error))?;
-        let program = guest::program_for(&root, &guest, kind, network, secrets)
+        let program = guest::program_for(&root, &guest, kind, given.network, secrets)
             .map_err(|error| guest_fault(&error))?;
-        let Some(program) = program else {
+        let Some(mut program) = program else {
             guest::apply(&root, &guest, kind).map_err(|error| guest_fault(&error))?;
             return Ok(Outcome::default());
         };
-        let ended = self.run_program(&root, &program, network, timeout, log, engine)?;
-        self.judge(kind, &ended, timeout, log, network)?;
+        if aids.subscription
+            && let Some(session) = &self.session
+        {
+            session.lend(&root, &mut program, &mut given)?;
+        }
+        let directory = self.directory.join(format!("aids-{}", self.programs));
+        let attachments = Attachments::place(&aids.attached, &root, &directory, &self.name)
+            .map_err(|error| Fault::of(FaultKind::Step, &error))?;
+        given.binds.extend(attachments.binds.iter().cloned());
+        // A password's secret goes through a pipe, and to no file.
+        let wanted = |name: &SecretName| {
+            let named = aids.secrets.iter().any(|secret| secret.name == *name);
+            named && !matches!(kind, StepKind::Password(_))
+        };
+        let memory = self.place_secrets(secrets, wanted, &mut given);
+        let ended = memory.and_then(|memory| {
+            let ended = self.run_given(&root, &program, &given, log, engine);
+            drop(memory);
+            ended
+        });
+        let taken = attachments.take_away();
+        let _ = fs::remove_dir_all(&directory);
+        let ended = ended?;
+        taken.map_err(|error| host(&error))?;
+        self.judge(kind, &ended, given.timeout, log, given.network)?;
         let host = self.runtime.iter().map(|runtime| runtime.version.clone()).collect();
         Ok(Outcome { leftovers: ended.leftovers, host, told: program.announce })
+    }
+
+    /// Lets a program see the secrets that it wants, as long as what this gives lives.
+    pub(super) fn place_secrets(
+        &self,
+        secrets: &[(SecretName, SecretValue)],
+        wanted: impl Fn(&SecretName) -> bool,
+        given: &mut Given,
+    ) -> Result<Option<Memory>, Fault> {
+        let wanted: Vec<_> = secrets.iter().filter(|(name, _)| wanted(name)).collect();
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let directory = self.directory.join(format!("secrets-{}", self.programs));
+        let placed = super::secrets::place(directory, wanted).map_err(|error| host(&error))?;
+        given.binds.push(placed.1);
+        Ok(Some(placed.0))
     }
 
     /// Turns the end of a step's program into its result.
@@ -171,7 +259,7 @@ impl Keeper {
         })
     }
 
-    /// Runs a guest program with everything put in place that it may see, and takes it away again.
+    /// Runs a guest program as [`Self::run_given`] does, given nothing more.
     pub(super) fn run_program(
         &mut self,
         root: &GuestRoot,
@@ -181,6 +269,20 @@ impl Keeper {
         log: &mut Log,
         engine: &mut Link,
     ) -> Result<Ended, Fault> {
+        let given = Given { network, timeout, ..Given::default() };
+        self.run_given(root, program, &given, log, engine)
+    }
+
+    /// Runs a guest program with everything put in place that it may see, and takes it away again.
+    pub(super) fn run_given(
+        &mut self,
+        root: &GuestRoot,
+        program: &Program,
+        given: &Given,
+        log: &mut Log,
+        engine: &mut Link,
+    ) -> Result<Ended, Fault> {
+        let network = given.network;
         let runtime = match &self.runtime {
             Some(runtime) => runtime.clone(),
             None => Runtime::find().map_err(|error| container_fault(&error))?,
@@ -202,6 +304,7 @@ impl Keeper {
             placed.put("/etc/resolv.conf", b"", 0o644)?;
             binds.extend(network_binds(root));
         }
+        binds.extend(given.binds.iter().cloned());
         let (nodes, links) = (self.device()?.nodes(), self.links());
         let cgroup = format!("{}-{}", self.name.replace(':', "-"), self.programs);
         let mounted = self.mounted.as_ref().ok_or_else(confused)?;
@@ -214,13 +317,17 @@ impl Keeper {
             binds: &binds,
             network,
             cgroup: &cgroup,
-            timeout,
+            timeout: given.timeout,
         };
         let mut environment = program.env.clone();
         if network {
             environment.extend(proxies());
         }
-        let parent = engine.duplicate().context("share", Path::new("the connection"));
+        // A connection that nobody else has is never closed.
+        let own = Link::pair().context("make", Path::new("a connection"));
+        let own = own.map_err(|error| host(&error))?;
+        let parent = if given.regardless { own.0.duplicate() } else { engine.duplicate() };
+        let parent = parent.context("share", Path::new("the connection"));
         let parent = parent.map_err(|error| host(&error))?;
         let stdin = program.stdin.as_deref();
         let ended = container::run(
@@ -233,8 +340,12 @@ impl Keeper {
         );
         let taken = placed.take_away();
         let _ = fs::remove_dir_all(&scratch);
-        let ended = ended.map_err(|error| container_fault(&error))?;
+        log.end_of_program(engine, ended.as_ref().is_ok_and(|ended| ended.output_cut));
+        let mut ended = ended.map_err(|error| container_fault(&error))?;
         taken?;
+        for name in &mut ended.leftovers {
+            *name = log.masker.text(name);
+        }
         if ended.output_cut {
             log.line(engine, "[kiln: the rest of the output was cut]");
         }
