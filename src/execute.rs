@@ -9,6 +9,7 @@ pub mod bootstrap;
 pub mod container;
 pub mod keeper;
 pub mod launcher;
+pub mod layout;
 pub mod native;
 pub mod recover;
 pub mod registered;
@@ -36,6 +37,8 @@ pub enum Start {
     Blank(u64),
     /// A state: the layers of its chain, base first.
     State(Vec<LayerFiles>),
+    /// A state, and zeros behind its end up to that many bytes, which are more than it has.
+    Grown(Vec<LayerFiles>, u64),
 }
 
 /// One thing to do on a working disk.

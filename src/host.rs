@@ -12,8 +12,8 @@ pub enum Purpose {
     Build,
     /// A base that is bootstrapped from packages.
     Bootstrap,
-    /// New ids for file systems, which the item `fs-uuids` of a seal asks for.
-    NewIds,
+    /// A disk that kiln divides, grows, or gives new ids.
+    Disk,
     /// Looking up templates in signed indexes.
     Templates,
     /// Kiln's own tests.
@@ -64,12 +64,24 @@ pub const TOOLS: &[Tool] = &[
     tool(&["blkid"], Purpose::Build, "util-linux", "util-linux", "util-linux"),
     tool(&["mmdebstrap"], Purpose::Bootstrap, "mmdebstrap", "mmdebstrap", "mmdebstrap"),
     tool(&["mkfs.ext4"], Purpose::Bootstrap, "e2fsprogs", "e2fsprogs", "e2fsprogs"),
-    tool(&["tune2fs"], Purpose::NewIds, "e2fsprogs", "e2fsprogs", "e2fsprogs"),
-    tool(&["xfs_admin"], Purpose::NewIds, "xfsprogs", "xfsprogs", "xfsprogs"),
-    tool(&["btrfstune"], Purpose::NewIds, "btrfs-progs", "btrfs-progs", "btrfsprogs"),
-    tool(&["e2fsck"], Purpose::NewIds, "e2fsprogs", "e2fsprogs", "e2fsprogs"),
+    tool(&["mkswap"], Purpose::Disk, "util-linux", "util-linux", "util-linux"),
+    tool(&["mkfs.xfs"], Purpose::Disk, "xfsprogs", "xfsprogs", "xfsprogs"),
+    tool(&["mkfs.btrfs"], Purpose::Disk, "btrfs-progs", "btrfs-progs", "btrfsprogs"),
+    tool(&["mkfs.vfat"], Purpose::Disk, "dosfstools", "dosfstools", "dosfstools"),
+    tool(&["mcopy"], Purpose::Disk, "mtools", "mtools", "mtools"),
+    tool(&["mmd"], Purpose::Disk, "mtools", "mtools", "mtools"),
+    tool(&["e2fsck"], Purpose::Disk, "e2fsprogs", "e2fsprogs", "e2fsprogs"),
+    tool(&["resize2fs"], Purpose::Disk, "e2fsprogs", "e2fsprogs", "e2fsprogs"),
+    tool(&["xfs_growfs"], Purpose::Disk, "xfsprogs", "xfsprogs", "xfsprogs"),
+    tool(&["btrfs"], Purpose::Disk, "btrfs-progs", "btrfs-progs", "btrfsprogs"),
+    tool(&["tune2fs"], Purpose::Disk, "e2fsprogs", "e2fsprogs", "e2fsprogs"),
+    tool(&["xfs_admin"], Purpose::Disk, "xfsprogs", "xfsprogs", "xfsprogs"),
+    tool(&["btrfstune"], Purpose::Disk, "btrfs-progs", "btrfs-progs", "btrfsprogs"),
     tool(&["gpgv"], Purpose::Templates, "gpgv", "gnupg2", "gpg2"),
     tool(&["gpg"], Purpose::Test, "gnupg", "gnupg2", "gpg2"),
+    tool(&["losetup"], Purpose::Test, "mount", "util-linux", "util-linux"),
+    tool(&["xfs_repair"], Purpose::Test, "xfsprogs", "xfsprogs", "xfsprogs"),
+    tool(&["fsck.vfat"], Purpose::Test, "dosfstools", "dosfstools", "dosfstools"),
     tool(
         &["qemu-system-x86_64"],
         Purpose::Test,
@@ -80,8 +92,6 @@ pub const TOOLS: &[Tool] = &[
     tool(&["setfiles"], Purpose::Test, "policycoreutils", "policycoreutils", "policycoreutils"),
     tool(&["python3"], Purpose::Test, "python3", "python3", "python3"),
     tool(&["getfattr"], Purpose::Test, "attr", "attr", "attr"),
-    tool(&["mkfs.xfs"], Purpose::Test, "xfsprogs", "xfsprogs", "xfsprogs"),
-    tool(&["mkfs.btrfs"], Purpose::Test, "btrfs-progs", "btrfs-progs", "btrfsprogs"),
 ];
 
 /// Every feature of the kernel that kiln uses.
@@ -188,6 +198,12 @@ pub fn can_flush_safely() -> bool {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
     effective.is_some_and(|set| set & 1 << CAP_SYS_RESOURCE != 0)
+}
+
+/// What is known of a program that kiln runs, by its name.
+#[must_use]
+pub fn tool_of(program: &str) -> Option<&'static Tool> {
+    TOOLS.iter().find(|tool| tool.programs.contains(&program))
 }
 
 /// What every build needs and this host lacks.

@@ -8,6 +8,8 @@ mod guest_space;
 
 #[path = "e2e/boot.rs"]
 mod boot;
+#[path = "e2e/disks.rs"]
+mod disks;
 #[path = "e2e/kill.rs"]
 mod kill;
 #[path = "e2e/lost.rs"]

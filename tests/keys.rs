@@ -504,7 +504,8 @@ fn every_kind_is_in_the_table() {
     keywords.dedup();
     assert_eq!(keywords.len(), KINDS);
     let words = kiln::lower::table::STEPS.iter().map(|word| word.keyword);
-    for word in words {
+    // What is read from another file becomes the steps that it says.
+    for word in words.filter(|word| *word != "commands-from-file") {
         assert!(keywords.contains(&word), "{word} is a step of the language");
     }
 }

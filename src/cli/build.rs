@@ -12,7 +12,7 @@ use crate::execute::native::Native;
 use crate::host::{self, Purpose};
 use crate::key::Operation;
 use crate::progress::{Fancy, Json, Plain, Progress};
-use crate::recipe::ScrubItem;
+use crate::recipe::{Layout, ScrubItem};
 use crate::secret::Vault;
 
 /// Build images.
@@ -102,14 +102,20 @@ impl Build {
     }
 }
 
-/// Installs what the build needs; what only a bootstrap or new ids need, only if there are such.
+/// Installs what the build needs; what only some bases, sizes and items need, only if there are such.
 fn fix(wanted: &Wanted) -> Result<(), CliError> {
     let mut purposes = vec![Purpose::Build];
     for node in &wanted.actions.nodes {
         match &node.action.operation {
-            Operation::Bootstrap(_) => purposes.push(Purpose::Bootstrap),
+            Operation::Bootstrap(base) => {
+                purposes.push(Purpose::Bootstrap);
+                if base.layout != Layout::default() {
+                    purposes.push(Purpose::Disk);
+                }
+            }
+            Operation::Scratch(_) | Operation::Grow(_) => purposes.push(Purpose::Disk),
             Operation::Seal(scrub) if scrub.items.contains(&ScrubItem::FsUuids) => {
-                purposes.push(Purpose::NewIds);
+                purposes.push(Purpose::Disk);
             }
             _ => {}
         }

@@ -27,7 +27,8 @@ pub(super) struct Doctor {
 
 impl Doctor {
     pub(super) fn run(self, _place: &Place) -> Result<(), CliError> {
-        let mut purposes = vec![Purpose::Build, Purpose::Bootstrap, Purpose::Templates];
+        let mut purposes =
+            vec![Purpose::Build, Purpose::Bootstrap, Purpose::Disk, Purpose::Templates];
         if self.tests {
             purposes.push(Purpose::Test);
         }

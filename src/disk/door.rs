@@ -37,8 +37,8 @@ const FOREVER: Duration = Duration::from_secs(1 << 30);
 pub struct Serve {
     /// The layers of the state, base first; none for a disk of zeros.
     pub chain: Vec<LayerFiles>,
-    /// Size in bytes of a disk of zeros; not used where there are layers.
-    pub blank_size: u64,
+    /// Size in bytes; `None` for that of the state. What lies behind the state's end are zeros.
+    pub size: Option<u64>,
     /// The file for what is written, which must not exist; `None` for a read-only disk.
     pub overlay: Option<PathBuf>,
 }
@@ -276,11 +276,11 @@ fn open(serve: &Serve) -> Result<WorkingDisk, Answer> {
         }
         causes
     };
-    let base = if serve.chain.is_empty() {
-        DiskState::blank(serve.blank_size)
-    } else {
-        DiskState::open(&serve.chain).map_err(|error| Answer::Unusable(causes(&error)))?
-    };
+    let mut base =
+        DiskState::open(&serve.chain).map_err(|error| Answer::Unusable(causes(&error)))?;
+    if let Some(size) = serve.size {
+        base.grow(size);
+    }
     let file = match &serve.overlay {
         Some(path) => {
             OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)

@@ -50,7 +50,10 @@ impl FstabEntry {
 
 /// The entries of an fstab; lines that are none are passed over. Source: fstab(5).
 pub(super) fn parse(text: &str) -> Vec<FstabEntry> {
-    let unescape = |field: &str| field.replace("\\040", " ").replace("\\011", "\t");
+    let unescape = |field: &str| {
+        let blanks = field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n");
+        blanks.replace("\\134", "\\")
+    };
     text.lines()
         .map(str::trim)
         .filter(|line| !line.starts_with('#'))
@@ -73,17 +76,22 @@ pub(super) fn parse(text: &str) -> Vec<FstabEntry> {
 
 /// The file system that a field of an fstab means.
 pub(super) fn find<'a>(systems: &'a [FileSystem], spec: &str) -> Option<&'a FileSystem> {
-    let (key, value) = spec.split_once('=').unwrap_or(("", spec));
+    const LINKS: [(&str, &str); 4] = [
+        ("/dev/disk/by-uuid/", "UUID"),
+        ("/dev/disk/by-label/", "LABEL"),
+        ("/dev/disk/by-partuuid/", "PARTUUID"),
+        ("/dev/disk/by-partlabel/", "PARTLABEL"),
+    ];
+    let link = LINKS.iter().find_map(|(path, key)| Some((*key, spec.strip_prefix(path)?)));
+    let (key, value) = link.or_else(|| spec.split_once('=')).unwrap_or(("", spec));
     let value = value.trim_matches('"');
     let lower = value.to_lowercase();
     systems.iter().find(|system| match key {
         "UUID" => system.uuid.as_ref() == Some(&lower),
         "PARTUUID" => system.partition_uuid.as_ref() == Some(&lower),
         "LABEL" => system.label.as_deref() == Some(value),
-        "" => match value.strip_prefix("/dev/disk/by-uuid/") {
-            Some(uuid) => system.uuid.as_deref() == Some(&uuid.to_lowercase()),
-            None => disk_partition(value).is_some_and(|number| system.partition == Some(number)),
-        },
+        "PARTLABEL" => system.partition_label.as_deref() == Some(value),
+        "" => disk_partition(value).is_some_and(|number| system.partition == Some(number)),
         _ => false,
     })
 }
@@ -108,6 +116,7 @@ mod tests {
             uuid: Some(uuid.into()),
             label: Some(format!("label {number}")),
             partition_uuid: Some(format!("part-{number}")),
+            partition_label: Some(format!("Part {number}")),
             partition: Some(number),
         }
     }
@@ -120,6 +129,11 @@ mod tests {
         assert_eq!(number("UUID=\"aa-1\""), Some(1));
         assert_eq!(number("PARTUUID=part-2"), Some(2));
         assert_eq!(number("LABEL=label 1"), Some(1));
+        assert_eq!(number("PARTLABEL=Part 2"), Some(2));
+        assert_eq!(number("/dev/disk/by-label/label 2"), Some(2));
+        assert_eq!(number("/dev/disk/by-partuuid/PART-1"), Some(1));
+        assert_eq!(number("/dev/disk/by-partlabel/Part 1"), Some(1));
+        assert_eq!(number("/dev/sdb1"), None);
         assert_eq!(number("/dev/vda2"), Some(2));
         assert_eq!(number("/dev/nvme0n1p1"), Some(1));
         assert_eq!(number("/dev/disk/by-uuid/aa-1"), Some(1));

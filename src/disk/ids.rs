@@ -122,6 +122,7 @@ mod tests {
             uuid: uuid.map(str::to_owned),
             label: None,
             partition_uuid: None,
+            partition_label: None,
             partition: Some(number),
         }
     }

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct LoopDevice {
     file: File,
     path: PathBuf,
-    partitions: Vec<u32>,
+    partitions: Vec<Partition>,
 }
 
 impl LoopDevice {
@@ -123,7 +123,7 @@ impl LoopDevice {
         for partition in partitions {
             sys::add_partition(&self.file, partition.number, partition.start, partition.size)
                 .context("add a partition to", &self.path)?;
-            self.partitions.push(partition.number);
+            self.partitions.push(partition.clone());
             let node = self.partition(partition.number);
             let start = Instant::now();
             while !node.exists() {
@@ -143,19 +143,20 @@ impl LoopDevice {
         PathBuf::from(format!("{}p{number}", self.path.display()))
     }
 
-    /// The numbers and nodes of the partitions, or of the whole device where it has none.
+    /// The partitions and their nodes, or the node of the whole device where it has none.
     #[must_use]
-    pub fn partitions(&self) -> Vec<(Option<u32>, PathBuf)> {
+    pub fn partitions(&self) -> Vec<(Option<&Partition>, PathBuf)> {
         if self.partitions.is_empty() {
             return vec![(None, self.path.clone())];
         }
-        self.partitions.iter().map(|&number| (Some(number), self.partition(number))).collect()
+        let node = |partition: &Partition| self.partition(partition.number);
+        self.partitions.iter().map(|partition| (Some(partition), node(partition))).collect()
     }
 
     /// The nodes of the device and of all its partitions.
     #[must_use]
     pub fn nodes(&self) -> Vec<PathBuf> {
-        let partitions = self.partitions.iter().map(|&number| self.partition(number));
+        let partitions = self.partitions.iter().map(|partition| self.partition(partition.number));
         std::iter::once(self.path.clone()).chain(partitions).collect()
     }
 
@@ -176,8 +177,8 @@ impl LoopDevice {
     /// # Errors
     /// Where a partition is in use.
     pub fn detach(self) -> Result<(), FileError> {
-        for &number in &self.partitions {
-            self.forget(number)?;
+        for partition in &self.partitions {
+            self.forget(partition.number)?;
         }
         sys::detach_loop(&self.file).context("detach", &self.path)
     }

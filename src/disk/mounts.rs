@@ -15,7 +15,7 @@ use super::door::DoorError;
 use super::fstab;
 use super::loops::LoopDevice;
 use super::partitions::{self, Partition, PartitionError, Signature};
-use crate::files::{Context, FileError};
+use crate::files::{self, Context, FileError};
 use crate::name::GuestPath;
 use crate::sys;
 
@@ -144,6 +144,8 @@ pub struct FileSystem {
     pub label: Option<String>,
     /// The partition's own id, where it has one.
     pub partition_uuid: Option<String>,
+    /// The partition's own name, where it has one.
+    pub partition_label: Option<String>,
     /// The partition's number; `None` for a file system on the whole disk.
     pub partition: Option<u32>,
 }
@@ -173,43 +175,46 @@ impl Place {
 /// Where the table or a signature cannot be read.
 pub fn file_systems(device: &mut LoopDevice, size: u64) -> Result<Vec<FileSystem>, MountError> {
     let table = partitions::read_table(device.path(), size)?;
-    device.add_partitions(&table)?;
-    if table.is_empty() {
-        return Ok(file_system(device.path().to_owned(), None, None)?.into_iter().collect());
+    let partitions = table.map_or_else(Vec::new, |table| table.partitions);
+    device.add_partitions(&partitions)?;
+    if partitions.is_empty() {
+        return Ok(file_system(device.path().to_owned(), None)?.into_iter().collect());
     }
     let mut found = Vec::new();
-    for Partition { number, uuid, .. } in &table {
-        found.extend(file_system(device.partition(*number), Some(*number), uuid.as_deref())?);
+    for partition in &partitions {
+        found.extend(file_system(device.partition(partition.number), Some(partition))?);
     }
     Ok(found)
 }
 
-/// Looks at one device; `None` where nothing is on it that has a name.
+/// Looks at one device, a partition's or the whole disk's; `None` where nothing is on it that has a
+/// name.
 ///
 /// # Errors
 /// Where its signature cannot be read.
 pub fn file_system(
     device: PathBuf,
-    partition: Option<u32>,
-    partition_uuid: Option<&str>,
+    partition: Option<&Partition>,
 ) -> Result<Option<FileSystem>, MountError> {
     let Signature { kind, uuid, label } = partitions::probe(&device)?;
-    let partition_uuid = partition_uuid.map(str::to_owned);
-    Ok(kind.map(|kind| FileSystem { device, kind, uuid, label, partition_uuid, partition }))
+    let (partition_uuid, partition_label) = partition
+        .map_or((None, None), |partition| (partition.uuid.clone(), partition.name.clone()));
+    let partition = partition.map(|partition| partition.number);
+    Ok(kind.map(|kind| FileSystem {
+        device,
+        kind,
+        uuid,
+        label,
+        partition_uuid,
+        partition_label,
+        partition,
+    }))
 }
 
-/// Mounts a new ext4 file system for a program that makes device nodes and opens them.
-///
-/// # Errors
-/// What the kernel says.
-pub fn mount_for_bootstrap(device: &Path, target: &Path) -> Result<(), MountError> {
-    rustix::mount::mount(device, target, "ext4", MountFlags::NOATIME, c"noinit_itable").map_err(
-        |error| MountError::Mount {
-            kind: "ext4".to_owned(),
-            target: "/".parse().expect("the root is a path"),
-            source: error.into(),
-        },
-    )
+/// Whether the host's kernel has a kind of file system, if need be as a module.
+fn kernel_has(kind: &str) -> bool {
+    let context = rustix::mount::fsopen(kind, rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC);
+    !matches!(context, Err(rustix::io::Errno::NODEV))
 }
 
 /// How a kind of file system is brought to rest between two steps.
@@ -238,11 +243,13 @@ impl Rest {
 /// # Errors
 /// What the kernel says.
 pub fn mount_one(place: &Place, target: &Path, read_only: bool) -> Result<(), MountError> {
+    let access = if read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+    mount_with(place, target, access | MountFlags::NODEV)
+}
+
+fn mount_with(place: &Place, target: &Path, flags: MountFlags) -> Result<(), MountError> {
     let kind = place.system.kind.as_str();
-    let mut flags = MountFlags::NOATIME | MountFlags::NODEV;
-    if read_only {
-        flags |= MountFlags::RDONLY;
-    }
+    let flags = flags | MountFlags::NOATIME;
     let mut data = match kind {
         // Without it, an idle file system would fill its inode tables into some step's layer.
         "ext4" => "noinit_itable".to_owned(),
@@ -274,13 +281,22 @@ pub struct Mounted {
     systems: Vec<MountedSystem>,
 }
 
-/// Finds the root among the file systems of a disk, and all that its `fstab` has on the same disk:
-/// root first, each before those that are mounted below it. `scratch` is an empty directory of the
-/// host, on which each is mounted for a moment, read-only.
+/// What of a disk is mounted, and what is not though its fstab has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    /// The file systems and their places: root first, each before those that are mounted below it.
+    pub mounted: Vec<Place>,
+    /// EFI system partitions for which the host's kernel has no file system: a guest's files are
+    /// whole without them.
+    pub left_out: Vec<GuestPath>,
+}
+
+/// Finds the root among the file systems of a disk, and all that its `fstab` has on the same disk.
+/// `scratch` is an empty directory of the host, on which each is mounted for a moment, read-only.
 ///
 /// # Errors
 /// Where there is no root or more than one, or the `fstab` names what the disk does not hold.
-pub fn places(systems: &[FileSystem], scratch: &Path) -> Result<Vec<Place>, MountError> {
+pub fn places(systems: &[FileSystem], scratch: &Path) -> Result<Places, MountError> {
     let slash: GuestPath = "/".parse().expect("the root is a path");
     let mut candidates = Vec::new();
     for system in systems.iter().filter(|system| Rest::of(&system.kind) == Some(Rest::Freeze)) {
@@ -313,8 +329,8 @@ pub fn places(systems: &[FileSystem], scratch: &Path) -> Result<Vec<Place>, Moun
     match candidates.len() {
         1 => {
             let (root, others) = candidates.remove(0);
-            let mut places = vec![root];
-            places.extend(others?);
+            let mut places = others?;
+            places.mounted.insert(0, root);
             Ok(places)
         }
         0 => {
@@ -332,44 +348,95 @@ pub fn places(systems: &[FileSystem], scratch: &Path) -> Result<Vec<Place>, Moun
 }
 
 /// What the fstab of a mounted root has on its disk beside the root, in the order of mounting.
-fn from_fstab(systems: &[FileSystem], root: &Path) -> Result<Vec<Place>, MountError> {
+fn from_fstab(systems: &[FileSystem], root: &Path) -> Result<Places, MountError> {
     let path: GuestPath = "/etc/fstab".parse().expect("a path");
     let file = match open_in(root, &path, OFlags::RDONLY | OFlags::NONBLOCK) {
         Ok(file) => File::from(file),
-        Err(rustix::io::Errno::NOENT) => return Ok(Vec::new()),
+        Err(rustix::io::Errno::NOENT) => return Ok(Places::default()),
         Err(error) => return Err(error).context("open", Path::new("/etc/fstab"))?,
     };
     let mut bytes = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(file, MAX_FSTAB), &mut bytes)
         .context("read", Path::new("/etc/fstab"))?;
-    let mut places = Vec::new();
-    for entry in fstab::parse(&String::from_utf8_lossy(&bytes)) {
+    of_fstab(systems, &String::from_utf8_lossy(&bytes), &kernel_has)
+}
+
+/// What an fstab has on its disk beside the root. `has` tells whether a kind can be mounted at all.
+fn of_fstab(
+    systems: &[FileSystem],
+    text: &str,
+    has: &dyn Fn(&str) -> bool,
+) -> Result<Places, MountError> {
+    let mut places = Places::default();
+    for entry in fstab::parse(text) {
         let Ok(target) = entry.target.parse::<GuestPath>() else { continue };
         if target.as_str() == "/" || entry.is_elsewhere() {
             continue;
         }
+        let may_lack = entry.has("nofail") || entry.has("noauto");
         match fstab::find(systems, &entry.spec) {
-            Some(system)
-                if Rest::of(&system.kind).is_none()
-                    && (entry.has("nofail") || entry.has("noauto")) => {}
+            Some(system) if Rest::of(&system.kind).is_none() && may_lack => {}
             Some(system) if Rest::of(&system.kind).is_none() => {
                 let kind = system.kind.clone();
                 return Err(MountError::Unsupported { kind, target });
             }
-            Some(system) => places.push(Place {
+            Some(system) if is_esp(system, &target, may_lack) && !has(&system.kind) => {
+                places.left_out.push(target);
+            }
+            Some(system) => places.mounted.push(Place {
                 system: system.clone(),
                 target,
                 subvolume: entry.option("subvol"),
             }),
-            None if entry.has("nofail") || entry.has("noauto") => {}
+            None if may_lack => {}
             None => return Err(MountError::NoDevice { spec: entry.spec, target }),
         }
     }
-    places.sort_by_key(|place| place.target.components().count());
+    places.mounted.sort_by_key(|place| place.target.components().count());
     Ok(places)
 }
 
+/// Whether a file system is an EFI system partition, by its kind and place. On `/boot` it holds
+/// kernels too, so that only the guest's own word lets it be missing.
+fn is_esp(system: &FileSystem, target: &GuestPath, may_lack: bool) -> bool {
+    system.kind == "vfat"
+        && match target.as_str() {
+            "/boot/efi" | "/efi" => true,
+            "/boot" => may_lack,
+            _ => false,
+        }
+}
+
 impl Mounted {
+    /// Mounts new, empty file systems below `root`, an empty directory of the host, each on a
+    /// directory that is made for it. With `devices`, device nodes can be opened there, as the
+    /// programs that unpack a distribution need it, and unlike every other mount of a guest.
+    ///
+    /// # Errors
+    /// Where something cannot be mounted; nothing stays mounted then.
+    pub fn mount_new(places: &[Place], root: &Path, devices: bool) -> Result<Self, MountError> {
+        let mut mounted = Self { root: root.to_owned(), systems: Vec::new() };
+        let flags = if devices { MountFlags::empty() } else { MountFlags::NODEV };
+        let mut mount_all = || {
+            for place in places {
+                let path = root.join(place.target.as_str().trim_start_matches('/'));
+                files::make_directory(&path, 0o755)?;
+                mount_with(place, &path, flags)?;
+                let directory = Some(OwnedFd::from(File::open(&path).context("open", &path)?));
+                mounted.systems.push(MountedSystem { place: place.clone(), path, directory });
+            }
+            Ok(())
+        };
+        match mount_all() {
+            Ok(()) => Ok(mounted),
+            Err(error) => {
+                // The first error is the one that says why.
+                let _ = mounted.unmount();
+                Err(error)
+            }
+        }
+    }
+
     /// Mounts what [`places`] found, below `root`, an empty directory of the host.
     ///
     /// # Errors
@@ -429,7 +496,7 @@ impl Mounted {
     #[must_use]
     pub fn is_current(&self, systems: &[FileSystem]) -> bool {
         let now = from_fstab(systems, &self.root);
-        now.is_ok_and(|now| now.iter().eq(self.places().skip(1)))
+        now.is_ok_and(|now| now.mounted.iter().eq(self.places().skip(1)))
     }
 
     /// The file systems that can be frozen, each once however often it is mounted.
@@ -605,4 +672,51 @@ fn looks_like_a_root(root: &Path) -> bool {
     };
     let config = has("/etc/os-release") || has("/usr/lib/os-release") || has("/etc/fstab");
     config && has("/etc") && (has("/usr") || has("/bin"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn system(number: u32, kind: &str) -> FileSystem {
+        FileSystem {
+            device: format!("/dev/loop0p{number}").into(),
+            kind: kind.to_owned(),
+            uuid: Some(format!("id-{number}")),
+            label: None,
+            partition_uuid: None,
+            partition_label: None,
+            partition: Some(number),
+        }
+    }
+
+    #[test]
+    fn an_fstab_is_followed() {
+        let systems = [system(1, "ext4"), system(2, "vfat"), system(3, "xfs"), system(4, "swap")];
+        let shown = |text: &str, has_fat: bool| match of_fstab(&systems, text, &|_| has_fat) {
+            Ok(places) => {
+                let mounted: Vec<_> =
+                    places.mounted.iter().map(|place| place.target.to_string()).collect();
+                let left_out: Vec<_> = places.left_out.iter().map(ToString::to_string).collect();
+                format!("{} - {}", mounted.join(" "), left_out.join(" "))
+            }
+            Err(error) => error.to_string(),
+        };
+        let text = "UUID=id-1 / ext4 defaults 0 1\nUUID=id-2 /boot/efi vfat umask=0077 0 1\n\
+                    UUID=id-4 none swap sw 0 0\nUUID=id-3 /srv xfs defaults 0 0\n";
+        assert_eq!(shown(text, true), "/srv /boot/efi - ");
+        assert_eq!(shown(text, false), "/srv - /boot/efi");
+        // Only an EFI system partition can be missed.
+        let data = text.replace("/boot/efi", "/data");
+        assert_eq!(shown(&data, false), "/data /srv - ");
+        let boot = "UUID=id-2 /boot vfat defaults 0 2\n";
+        assert_eq!(shown(boot, false), "/boot - ");
+        assert_eq!(shown(&boot.replace("defaults", "nofail"), false), " - /boot");
+        let swap = "UUID=id-4 /data ext4 defaults 0 0\n";
+        assert_eq!(shown(swap, true), "`/etc/fstab` mounts a swap file system on `/data`");
+        assert_eq!(shown(&swap.replace("defaults", "nofail"), true), " - ");
+        let other = "UUID=id-9 /data ext4 defaults 0 0\n";
+        let missing = "`/etc/fstab` mounts `UUID=id-9` on `/data`, which this disk does not hold";
+        assert_eq!(shown(other, true), missing);
+    }
 }

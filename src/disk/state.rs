@@ -148,6 +148,12 @@ impl DiskState {
         Ok(())
     }
 
+    /// Makes the disk larger: what lies behind its old end reads as zeros. A size that is not larger
+    /// changes nothing.
+    pub fn grow(&mut self, virtual_size: u64) {
+        self.virtual_size = self.virtual_size.max(virtual_size);
+    }
+
     /// Size of the virtual disk in bytes.
     #[must_use]
     pub fn virtual_size(&self) -> u64 {

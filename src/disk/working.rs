@@ -403,6 +403,19 @@ mod tests {
     }
 
     #[test]
+    fn a_grown_state_reads_as_zeros_behind_its_old_end() {
+        let mut base = DiskState::blank(SIZE);
+        base.grow(2 * SIZE);
+        base.grow(SIZE);
+        let disk = WorkingDisk::new(base, Overlay::new(tempfile::tempfile().unwrap()), true);
+        assert_eq!(disk.size(), 2 * SIZE);
+        assert_eq!(disk.read(SIZE - 1, SIZE + 1).unwrap(), vec![0; SIZE as usize + 1]);
+        disk.write(2 * SIZE - 512, &[1; 512]).unwrap();
+        assert_eq!(disk.read(2 * SIZE - 512, 512).unwrap(), [1; 512]);
+        assert!(disk.write(2 * SIZE, &[1]).is_err());
+    }
+
+    #[test]
     fn slots_of_a_past_epoch_stay() {
         let disk = disk();
         disk.write(0, &[1; BLOCK_LEN]).unwrap();

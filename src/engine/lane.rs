@@ -121,6 +121,8 @@ pub(super) struct Held {
     pub(super) disk: DiskState,
     /// The chain of the state, base first.
     chain: Vec<LayerFiles>,
+    /// Whether the disk is larger than the last layer of the chain says.
+    grows: bool,
     /// The working disk at that state, once one is needed.
     bench: Option<Box<dyn Bench>>,
     /// The secrets that programs on this working disk were given so far, and what finds them.
@@ -230,7 +232,7 @@ impl Lane<'_> {
         let chain = state.map_or(Ok(Vec::new()), |state| self.chain(state))?;
         let disk = if chain.is_empty() { DiskState::blank(0) } else { Self::open_state(&chain)? };
         let (bench, secrets, scanner) = (None, Vec::new(), None);
-        let mut held = Held { id: state, disk, chain, bench, secrets, scanner };
+        let mut held = Held { id: state, disk, chain, grows: false, bench, secrets, scanner };
         for &number in nodes {
             let node = &self.actions.nodes[number];
             let result = caught(|| self.node(number, node, &mut held, directory));
@@ -270,9 +272,18 @@ impl Lane<'_> {
                 (Outcome::default(), layer)
             }
             operation => {
-                let task = self.task(node, operation, directory)?;
-                held.gives(&task);
-                let outcome = self.perform(number, node, &task, held, directory)?;
+                let same = match operation {
+                    Operation::Grow(size) => Self::grow(*size, held, directory)?,
+                    _ => false,
+                };
+                let outcome = if same {
+                    self.bench(held, directory)?;
+                    Outcome::default()
+                } else {
+                    let task = self.task(node, operation, directory)?;
+                    held.gives(&task);
+                    self.perform(number, node, &task, held, directory)?
+                };
                 let bench = held.bench.as_mut().ok_or(Stop::Replan)?;
                 let epoch = bench.snapshot(self.engine.options.verify_layers)?;
                 (outcome, self.store_epoch(&epoch, held, directory)?)
@@ -300,6 +311,7 @@ impl Lane<'_> {
     /// hashed at rest.
     fn advance(held: &mut Held, layer: Captured) -> Result<Placement, Stop> {
         held.disk.push(&layer.files, layer.index).map_err(|error| host(&error))?;
+        held.grows = false;
         held.chain.push(layer.files);
         held.id = Some(layer.placement.state);
         if let Some(digest) = layer.frozen {
@@ -392,6 +404,32 @@ impl Lane<'_> {
         })
     }
 
+    /// Gives the disk that a lane holds another size, before it is opened with it; tells whether it
+    /// has that size already.
+    fn grow(size: u64, held: &mut Held, directory: &Path) -> Result<bool, Stop> {
+        let now = held.disk.virtual_size();
+        if size < now {
+            let message =
+                format!("the disk has {}, and cannot become {}", exact_size(now), exact_size(size));
+            return Err(Fault::new(FaultKind::Step, "kiln::engine::shrinks", message)
+                .with_help("a disk only grows: write a larger `size`, or none")
+                .into());
+        }
+        if size > now {
+            // A loop device keeps the size that its file had.
+            if let Some(bench) = held.bench.take() {
+                bench.close()?;
+                let disk = directory.join("disk");
+                std::fs::remove_dir_all(&disk)
+                    .context("remove", &disk)
+                    .map_err(|error| host(&error))?;
+            }
+            held.disk.grow(size);
+            held.grows = true;
+        }
+        Ok(size == now)
+    }
+
     fn perform(
         &self,
         number: usize,
@@ -400,8 +438,10 @@ impl Lane<'_> {
         held: &mut Held,
         directory: &Path,
     ) -> Result<Outcome, Stop> {
-        if let Task::Bootstrap { bootstrap, .. } = task {
-            held.disk = DiskState::blank(bootstrap.size);
+        match task {
+            Task::Bootstrap { bootstrap, .. } => held.disk = DiskState::blank(bootstrap.size),
+            Task::Scratch { scratch, .. } => held.disk = DiskState::blank(scratch.size),
+            Task::Grow { .. } | Task::Step { .. } => {}
         }
         if let Task::Step { registration: Some(_), .. } = task {
             let image = self.engine.image(node.image);
@@ -423,6 +463,9 @@ impl Lane<'_> {
             files::make_directory(&disk, 0o700).map_err(|error| host(&error))?;
             let start = match held.id {
                 None => execute::Start::Blank(held.disk.virtual_size()),
+                Some(_) if held.grows => {
+                    execute::Start::Grown(held.chain.clone(), held.disk.virtual_size())
+                }
                 Some(_) => execute::Start::State(held.chain.clone()),
             };
             held.bench = Some(self.engine.executor.open(&start, &disk)?);
@@ -657,6 +700,15 @@ impl Lane<'_> {
             layers: layers.collect(),
             report,
         })
+    }
+}
+
+/// A size in whole MiB where it is one, and in bytes where it is not: two that differ read so.
+fn exact_size(bytes: u64) -> String {
+    if bytes.is_multiple_of(1 << 20) {
+        format!("{} MiB", bytes >> 20)
+    } else {
+        format!("{bytes} bytes")
     }
 }
 

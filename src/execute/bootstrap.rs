@@ -1,22 +1,24 @@
 //! Makes a bootable system on a blank disk, from a distribution's packages.
 //!
-//! `mmdebstrap` unpacks and configures the packages; `sfdisk` and `mkfs.ext4` make the disk; the
-//! guest's own `grub-install` makes it boot. What is decided here is part of the key through
-//! an epoch there; which packages and mirrors, through the recipe.
+//! `mmdebstrap` unpacks and configures the packages; how the disk is divided is [`layout`]'s; the
+//! guest's own grub makes it boot. What is decided here is part of the key through an epoch there;
+//! which packages and mirrors, through the recipe.
+//!
+//! [`layout`]: super::layout
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::digest::{Digest, Hasher};
-use crate::disk::ids::uuid;
-use crate::recipe::Bootstrap;
+use super::layout::Plan;
+use crate::recipe::{Bootstrap, Firmware, SystemKind};
 
-/// Bytes in front of the root partition: the table, and grub's own partition.
-const ROOT_START_SECTOR: u64 = 4096;
-
-/// Features that grub and every kernel since 3.18 read, whatever this host's `mkfs.ext4` prefers.
-const EXT4_FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,\
-    flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
+/// The program for UEFI that the boot script makes, in the guest.
+pub const EFI_PROGRAM: &str = "/boot/grub/x86_64-efi/core.efi";
+/// Largest such program that is taken, in bytes; real ones have less than 1 MiB.
+pub const LARGEST_EFI_PROGRAM: u64 = 32 << 20;
+/// Where UEFI looks for it on a disk that it does not know, on x86-64: the path for removable media
+/// of the UEFI specification.
+pub const EFI_PATH: [&str; 3] = ["EFI", "BOOT", "BOOTX64.EFI"];
 
 /// The distribution of a suite, as far as packages are called differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,85 +35,22 @@ fn distribution(suite: &str) -> Distribution {
     if UBUNTU_SUITES.contains(&name) { Distribution::Ubuntu } else { Distribution::Debian }
 }
 
-/// The ids of a disk, the same for one action on every machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ids {
-    /// Of the partition table.
-    pub disk: String,
-    /// Of grub's partition.
-    pub boot: String,
-    /// Of the root partition.
-    pub root_partition: String,
-    /// Of the root file system.
-    pub root: String,
-    /// Seed of its directory hashes.
-    pub hash_seed: String,
-}
-
-impl Ids {
-    /// Makes the ids from a seed.
-    #[must_use]
-    pub fn of(seed: Digest) -> Self {
-        let id = |name: &str| {
-            let digest = Hasher::new("kiln 2026-11 disk ids v1")
-                .raw(seed.as_bytes())
-                .bytes(name.as_bytes())
-                .finish();
-            uuid(digest)
-        };
-        Self {
-            disk: id("disk"),
-            boot: id("boot"),
-            root_partition: id("root partition"),
-            root: id("root"),
-            hash_seed: id("hash seed"),
-        }
-    }
-}
-
-/// The input of `sfdisk`: GPT, a partition for grub, and a root partition to the end.
+/// `mmdebstrap` into the empty file systems of a plan.
 #[must_use]
-pub fn partition_script(ids: &Ids) -> String {
-    format!(
-        "label: gpt\nlabel-id: {}\nunit: sectors\nfirst-lba: 2048\n\
-         1: start=2048, size=2048, type=21686148-6449-6E6F-744E-656564454649, uuid={}\n\
-         2: start={ROOT_START_SECTOR}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, uuid={}\n",
-        ids.disk, ids.boot, ids.root_partition
-    )
-}
-
-/// `sfdisk` on a device, which reads [`partition_script`].
-#[must_use]
-pub fn partition_command(device: &Path) -> Command {
-    let mut command = Command::new("sfdisk");
-    command.args(["--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "always"]).arg(device);
-    command
-}
-
-/// `mkfs.ext4` on the root partition.
-#[must_use]
-pub fn format_command(device: &Path, ids: &Ids) -> Command {
-    let mut command = Command::new("mkfs.ext4");
-    // The tables are zeroed now, which costs nothing on a disk of holes, and not by the first
-    // machine that boots.
-    let extended = format!("hash_seed={},lazy_itable_init=0,lazy_journal_init=0", ids.hash_seed);
-    command
-        .args(["-q", "-F", "-b", "4096", "-I", "256", "-O", EXT4_FEATURES, "-E", &extended])
-        .args(["-L", "root", "-U", &ids.root])
-        .arg(device);
-    command
-}
-
-/// `mmdebstrap` into an empty file system.
-#[must_use]
-pub fn packages_command(bootstrap: &Bootstrap, target: &Path) -> Command {
+pub fn packages_command(bootstrap: &Bootstrap, plan: &Plan, target: &Path) -> Command {
     let kernel = match distribution(&bootstrap.suite) {
         Distribution::Debian => "linux-image-cloud-amd64",
         Distribution::Ubuntu => "linux-image-virtual",
     };
-    let own = [
-        kernel,
-        "grub-pc",
+    let loader: &[&str] = match bootstrap.layout.firmware {
+        Firmware::Bios => &["grub-pc"],
+        Firmware::Uefi => &["grub-efi-amd64"],
+        // The two packages with scripts of their own exclude each other.
+        Firmware::Both => &["grub-pc", "grub-efi-amd64-bin"],
+    };
+    let mut packages = vec![kernel];
+    packages.extend(loader);
+    packages.extend([
         "systemd-sysv",
         "cloud-init",
         "cloud-guest-utils",
@@ -119,9 +58,14 @@ pub fn packages_command(bootstrap: &Bootstrap, target: &Path) -> Command {
         "dbus",
         "ca-certificates",
         "e2fsprogs",
+    ]);
+    let tools = [
+        (SystemKind::Xfs, "xfsprogs"),
+        (SystemKind::Btrfs, "btrfs-progs"),
+        (SystemKind::Vfat, "dosfstools"),
     ];
-    let packages: Vec<&str> =
-        own.into_iter().chain(bootstrap.packages.iter().map(String::as_str)).collect();
+    packages.extend(tools.iter().filter(|(kind, _)| plan.has(*kind)).map(|(_, package)| package));
+    packages.extend(bootstrap.packages.iter().map(String::as_str));
     let mut command = Command::new("mmdebstrap");
     command
         .args(["--mode=root", "--format=directory", "--verbose"])
@@ -130,7 +74,12 @@ pub fn packages_command(bootstrap: &Bootstrap, target: &Path) -> Command {
         .arg(format!("--include={}", packages.join(",")))
         // Durability comes from the layer; dpkg's own syncs would only be slow.
         .arg("--dpkgopt=force-unsafe-io")
-        .arg("--aptopt=Acquire::Languages \"none\"")
+        .arg("--aptopt=Acquire::Languages \"none\"");
+    if plan.places().count() > 1 {
+        // It finds the mount points of the others.
+        command.arg("--skip=check/empty");
+    }
+    command
         .arg(&bootstrap.suite)
         .arg(target)
         .args(&bootstrap.mirrors)
@@ -149,9 +98,9 @@ pub fn packages_command(bootstrap: &Bootstrap, target: &Path) -> Command {
 
 /// Files of the guest that make it boot, and their content.
 #[must_use]
-pub fn configuration(ids: &Ids) -> Vec<(&'static str, String)> {
+pub fn configuration(plan: &Plan) -> Vec<(&'static str, String)> {
     vec![
-        ("/etc/fstab", format!("UUID={} / ext4 errors=remount-ro 0 1\n", ids.root)),
+        ("/etc/fstab", plan.fstab()),
         ("/etc/hostname", "localhost\n".to_owned()),
         (
             "/etc/hosts",
@@ -169,27 +118,63 @@ pub fn configuration(ids: &Ids) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The script that installs the boot loader, run in the guest; its argument is the disk's node.
-pub const BOOT_SCRIPT: &str = "#!/bin/sh\nset -eu\n\
-    grub-install --target=i386-pc --no-floppy \"$1\"\nupdate-grub\n";
+/// Makes [`EFI_PROGRAM`]: what `grub-install` would do, but that it wants the EFI system partition
+/// mounted, for which the host's kernel may lack the file system.
+const EFI_SCRIPT: &str = r#"modules=/boot/grub/x86_64-efi
+mkdir -p $modules
+cp /usr/lib/grub/x86_64-efi/*.mod /usr/lib/grub/x86_64-efi/*.lst $modules
+printf 'search.fs_uuid %s root\nset prefix=($root)%s\n' "$2" "$3" >/tmp/early.cfg
+grub-mkimage --format=x86_64-efi --output=$modules/core.efi --config=/tmp/early.cfg \
+    --prefix="$3" part_gpt part_msdos ext2 xfs btrfs search_fs_uuid normal
+"#;
+
+/// The script that installs the boot loader, run in the guest.
+///
+/// Its arguments are the disk's node, and the id and the directory by which UEFI's program finds
+/// grub's other files: [`boot_arguments`].
+#[must_use]
+pub fn boot_script(plan: &Plan) -> String {
+    let mut script = "#!/bin/sh\nset -eu\n".to_owned();
+    if plan.boots_by_bios() {
+        script += "grub-install --target=i386-pc --no-floppy \"$1\"\n";
+    }
+    if plan.esp().is_some() {
+        script += EFI_SCRIPT;
+    }
+    script + "update-grub\n"
+}
+
+/// The second and third argument of [`boot_script`]: the id of the file system that holds
+/// `/boot/grub`, and where in it that lies.
+#[must_use]
+pub fn boot_arguments(plan: &Plan) -> [String; 2] {
+    const DIRECTORY: &str = "/boot/grub";
+    let holder = plan.places().filter_map(|(partition, target)| {
+        let is_it = plan.holds(DIRECTORY) == Some(partition);
+        is_it.then(|| (plan.content_id(partition).unwrap_or_default(), target))
+    });
+    holder
+        .map(|(id, target)| [id, in_system(DIRECTORY, target.as_str())])
+        .next()
+        .unwrap_or_default()
+}
+
+/// A path as the file system mounted at `target`, which holds it, has it.
+fn in_system(path: &str, target: &str) -> String {
+    let rest = path.strip_prefix(target.trim_end_matches('/')).unwrap_or(path);
+    if rest.is_empty() { "/".to_owned() } else { rest.to_owned() }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Digest;
+    use crate::execute::layout;
+    use crate::recipe::{Layout, Partition, PartitionUse};
 
-    #[test]
-    fn ids_are_the_same_everywhere_and_differ_from_each_other() {
-        let ids = Ids::of(Digest::of(b"seed"));
-        assert_eq!(ids, Ids::of(Digest::of(b"seed")));
-        assert_ne!(ids.root, ids.disk);
-        assert_ne!(ids.root, Ids::of(Digest::of(b"other")).root);
-        assert_eq!((ids.root.len(), &ids.root[14..15]), (36, "8"));
-    }
-
-    #[test]
-    fn the_command_lines_do_not_move() {
-        let bootstrap = Bootstrap {
-            layout: crate::recipe::Layout::default(),
+    fn bootstrap(layout: Layout) -> Bootstrap {
+        Bootstrap {
+            layout,
             suite: "bookworm".into(),
             size: 4 << 30,
             mirrors: vec![],
@@ -197,17 +182,62 @@ mod tests {
             variant: "important".into(),
             packages: ["vim".to_owned()].into(),
             refresh: None,
-        };
-        let ids = Ids::of(Digest::of(b"seed"));
-        let text = |command: Command| {
-            let words = std::iter::once(command.get_program()).chain(command.get_args());
-            words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join("\n")
-        };
+        }
+    }
+
+    fn partition(target: &str, system: SystemKind, size: Option<u64>) -> Partition {
+        let target = target.parse().unwrap();
+        Partition { purpose: PartitionUse::Mount { target, system }, size }
+    }
+
+    fn text(command: &Command) -> String {
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_command_lines_do_not_move() {
+        let bootstrap = bootstrap(Layout::default());
+        let plan = layout::plan(&bootstrap.layout, bootstrap.size, Digest::of(b"seed")).unwrap();
+        let format = plan.format_command(&plan.partitions[1], Path::new("/dev/loop0p2")).unwrap();
         insta::assert_snapshot!(format!(
             "{}\n\n{}\n\n{}",
-            text(packages_command(&bootstrap, Path::new("/target"))),
-            text(format_command(Path::new("/dev/loop0p2"), &ids)),
-            partition_script(&ids),
+            text(&packages_command(&bootstrap, &plan, Path::new("/target"))),
+            text(&format),
+            plan.script(),
         ));
+    }
+
+    #[test]
+    fn other_layouts_get_what_they_need() {
+        let mut shown = Vec::new();
+        for firmware in [Firmware::Bios, Firmware::Uefi, Firmware::Both] {
+            let mut partitions = vec![partition("/", SystemKind::Xfs, None)];
+            if firmware != Firmware::Both {
+                partitions.push(partition("/boot", SystemKind::Ext4, Some(1 << 29)));
+            }
+            let bootstrap = bootstrap(Layout { firmware, partitions, ..Layout::default() });
+            let plan =
+                layout::plan(&bootstrap.layout, bootstrap.size, Digest::of(b"seed")).unwrap();
+            let command = text(&packages_command(&bootstrap, &plan, Path::new("/target")));
+            let lines = command.lines();
+            let of_layout: Vec<_> = lines
+                .filter(|line| line.starts_with("--include") || line.starts_with("--skip"))
+                .collect();
+            shown.push(format!(
+                "# {firmware:?}\n{}\n{:?}\n{}",
+                of_layout.join("\n"),
+                boot_arguments(&plan),
+                boot_script(&plan)
+            ));
+        }
+        insta::assert_snapshot!(shown.join("\n"));
+    }
+
+    #[test]
+    fn a_path_inside_its_file_system() {
+        assert_eq!(in_system("/boot/grub", "/"), "/boot/grub");
+        assert_eq!(in_system("/boot/grub", "/boot"), "/grub");
+        assert_eq!(in_system("/boot/grub", "/boot/grub"), "/");
     }
 }

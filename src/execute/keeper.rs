@@ -6,9 +6,12 @@
 
 pub mod attach;
 mod bootstrap;
+mod disks;
+mod grow;
 mod secrets;
 mod session;
 mod steps;
+mod tools;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -32,9 +35,11 @@ use crate::disk::mounts::{self, FileSystem, MountError, Mounted, Place};
 use crate::files::{self, Context, FileError};
 use crate::guest::{DiskFacts, GuestError};
 use crate::link::Link;
+use crate::name::GuestPath;
 use crate::recipe::{OutputFormat, Scrub, ScrubItem};
 use crate::seal::{self, SealError, SealReport};
 use crate::sys::{self, LoopOptions};
+use tools::Tools;
 
 /// The life of the keeper's process.
 ///
@@ -106,6 +111,8 @@ struct Keeper {
     mounted: Option<Mounted>,
     /// The registration of the guest, while one lasts.
     session: Option<session::Session>,
+    /// Mount points left empty, of which no log tells yet.
+    left_out: Vec<GuestPath>,
     runtime: Option<Runtime>,
     /// Number of the next guest program.
     programs: u32,
@@ -129,6 +136,7 @@ impl Keeper {
             systems: Vec::new(),
             mounted: None,
             session: None,
+            left_out: Vec::new(),
             runtime: None,
             programs: 0,
             sealed: false,
@@ -203,9 +211,11 @@ impl Keeper {
             self.look()?;
             let root = self.directory.join("root");
             files::make_directory(&root, 0o755).map_err(|error| host(&error))?;
-            let mounted = mounts::places(&self.systems, &root)
-                .and_then(|places| Mounted::mount(&places, &root, false));
+            let places =
+                mounts::places(&self.systems, &root).map_err(|error| mount_fault(&error))?;
+            let mounted = Mounted::mount(&places.mounted, &root, false);
             self.mounted = Some(mounted.map_err(|error| mount_fault(&error))?);
+            self.left_out = places.left_out;
         }
         self.mounted.as_ref().ok_or_else(confused)
     }
@@ -219,10 +229,18 @@ impl Keeper {
             Task::Bootstrap { bootstrap, seed, timeout } => {
                 self.bootstrap(bootstrap, *seed, *timeout, &mut log, engine)
             }
-            Task::Scratch { .. } | Task::Grow { .. } => todo!("disks"),
+            Task::Scratch { scratch, seed, timeout } => {
+                self.scratch(scratch, *seed, &mut Tools::new(*timeout, &mut log, engine))
+            }
+            Task::Grow { timeout } => self.grow(&mut Tools::new(*timeout, &mut log, engine)),
             Task::Step { kind, network, timeout, aids, registration, secrets } => {
                 let given = Given { network: *network, timeout: *timeout, ..Given::default() };
                 log.hide(secrets);
+                self.mounted()?;
+                for target in std::mem::take(&mut self.left_out) {
+                    let what = "the kernel of this host has no vfat";
+                    log.line(engine, &format!("[kiln: `{target}` is not mounted: {what}]"));
+                }
                 let performed = self
                     .begin_session(registration.as_ref(), secrets, &mut log, engine)
                     .and_then(|()| self.step(kind, aids, secrets, given, &mut log, engine));
@@ -237,15 +255,9 @@ impl Keeper {
     /// Reads every signature afresh: a step may have made a file system, or changed an id.
     fn probe_again(&mut self) -> Result<(), Fault> {
         let device = self.device.as_ref().ok_or_else(confused)?;
-        let ids: BTreeMap<PathBuf, Option<String>> = self
-            .systems
-            .iter()
-            .map(|system| (system.device.clone(), system.partition_uuid.clone()))
-            .collect();
         let mut systems = Vec::new();
-        for (number, node) in device.partitions() {
-            let id = ids.get(&node).cloned().flatten();
-            let found = mounts::file_system(node, number, id.as_deref());
+        for (partition, node) in device.partitions() {
+            let found = mounts::file_system(node, partition);
             systems.extend(found.map_err(|error| mount_fault(&error))?);
         }
         self.systems = systems;
@@ -397,6 +409,7 @@ impl Keeper {
         let root = self.directory.join("root");
         files::make_directory(&root, 0o755).map_err(|error| host(&error))?;
         let places = mounts::places(&self.systems, &root).map_err(|error| mount_fault(&error))?;
+        let places = places.mounted;
         let labelled: Vec<Place> =
             places.iter().filter(|place| place.holds_labels()).cloned().collect();
         let targets: Vec<_> = labelled.iter().map(|place| place.target.clone()).collect();
@@ -468,6 +481,7 @@ impl Keeper {
                 ("by-uuid", &system.uuid),
                 ("by-label", &system.label),
                 ("by-partuuid", &system.partition_uuid),
+                ("by-partlabel", &system.partition_label),
             ];
             for (directory, id) in ids {
                 // A label is the guest's: one that is no plain name makes no link.

@@ -92,12 +92,13 @@ impl Native {
             open.handles.insert(disk.launcher.id(), handle);
         }
         recover::note_launcher(work, disk.launcher.id()).map_err(|error| host(&error))?;
-        let (chain, blank_size) = match start {
-            Start::Blank(size) => (Vec::new(), *size),
-            Start::State(chain) => (chain.clone(), 0),
+        let (chain, size) = match start {
+            Start::Blank(size) => (Vec::new(), Some(*size)),
+            Start::State(chain) => (chain.clone(), None),
+            Start::Grown(chain, size) => (chain.clone(), Some(*size)),
         };
         let overlay = writable.then(|| disk.overlay());
-        let serve = Serve { chain, blank_size, overlay };
+        let serve = Serve { chain, size, overlay };
         let name = recover::device_name(work);
         let directory = work.to_owned();
         match disk.ask(&Request::Open { serve, name, directory }, &mut |_| {})? {

@@ -122,6 +122,15 @@ pub enum GuestError {
         /// The host's.
         host: String,
     },
+    /// The disk holds no programs.
+    #[error("the disk holds no programs: there is no `/bin/sh` to run a step with")]
+    #[diagnostic(
+        code("kiln::guest::no_programs"),
+        help(
+            "on an empty disk, only steps that touch files work; unpack a system first, for example with `tar-in`"
+        )
+    )]
+    NoPrograms,
     /// No package manager that kiln drives.
     #[error("no package manager was found in the guest ({system})")]
     #[diagnostic(

@@ -31,8 +31,8 @@ pub struct Guest {
     pub pretty_name: String,
     /// The family of distributions.
     pub family: Family,
-    /// What its programs are compiled for.
-    pub architecture: Architecture,
+    /// What its programs are compiled for; `None` for a disk that holds no programs yet.
+    pub architecture: Option<Architecture>,
     /// Its package manager, if it is one that kiln drives.
     pub package_manager: Option<PackageManager>,
     /// Its first process.
@@ -120,11 +120,13 @@ impl Guest {
         if !root.is_directory("/etc") {
             return missing("it has no directory `/etc`");
         }
-        let Some(architecture) = architecture(root)? else {
+        let architecture = architecture(root)?;
+        // An empty disk that is to become a system has an fstab before it has programs.
+        if architecture.is_none() && !root.is_file("/etc/fstab") {
             return missing(
-                "it has no program `/bin/sh`, `/usr/bin/env`, `/bin/busybox` or `/sbin/init`",
+                "it has no program `/bin/sh`, `/usr/bin/env`, `/bin/busybox` or `/sbin/init`, and no `/etc/fstab`",
             );
-        };
+        }
         let release = os_release(root)?;
         let value = |key: &str| release.get(key).cloned().unwrap_or_default();
         let (id, version) = (value("ID"), value("VERSION_ID"));
@@ -152,13 +154,14 @@ impl Guest {
     /// Makes sure that the guest's programs can run on this host.
     ///
     /// # Errors
-    /// [`GuestError::Architecture`].
+    /// [`GuestError::Architecture`], and [`GuestError::NoPrograms`].
     pub fn check_runs_here(&self) -> Result<(), GuestError> {
         let host = Architecture::host();
-        if host.runs(self.architecture) {
-            return Ok(());
+        match self.architecture {
+            Some(guest) if host.runs(guest) => Ok(()),
+            Some(guest) => Err(GuestError::Architecture { guest: guest.name(), host: host.name() }),
+            None => Err(GuestError::NoPrograms),
         }
-        Err(GuestError::Architecture { guest: self.architecture.name(), host: host.name() })
     }
 }
 
@@ -345,6 +348,18 @@ mod tests {
         assert_eq!(values["NAME"], "x\\");
         assert_eq!(values["VERSION_ID"], "12");
         assert_eq!(values.len(), 4);
+    }
+
+    #[test]
+    fn an_empty_disk_is_a_guest_without_programs() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = GuestRoot::open(directory.path()).unwrap();
+        std::fs::create_dir(directory.path().join("etc")).unwrap();
+        assert!(matches!(Guest::inspect(&root), Err(GuestError::NotARoot { .. })));
+        std::fs::write(directory.path().join("etc/fstab"), "").unwrap();
+        let guest = Guest::inspect(&root).unwrap();
+        assert_eq!((guest.architecture, guest.package_manager), (None, None));
+        assert!(matches!(guest.check_runs_here(), Err(GuestError::NoPrograms)));
     }
 
     proptest! {

@@ -17,6 +17,12 @@ use crate::recipe::{
 };
 use crate::source::Spanned;
 
+/// Where an EFI system partition is mounted.
+const ESP: &str = "/boot/efi";
+/// Places that no partition has: the root is known by its `/etc`, and the others are the running
+/// system's own.
+const NOT_APART: [&str; 6] = ["/etc", "/dev", "/proc", "/run", "/sys", "/tmp"];
+
 /// Size of a disk that kiln makes where none is written.
 const DEFAULT_SIZE: u64 = 4 << 30;
 
@@ -182,15 +188,22 @@ fn layout_fault(layout: &Layout) -> Option<&'static str> {
         })
         .collect();
     let once: BTreeSet<_> = places.iter().map(|(target, _)| target).collect();
-    let own = usize::from(layout.firmware != Firmware::Bios && !once.contains(&"/boot/efi"));
+    let own = usize::from(layout.firmware != Firmware::Bios && !once.contains(&ESP));
+    let is_fat = |kind: &SystemKind| *kind == SystemKind::Vfat;
     if !once.contains(&"/") {
         Some("no partition holds the root")
     } else if once.len() < places.len() {
         Some("two partitions have one place")
     } else if layout.partitions.iter().filter(|partition| partition.size.is_none()).count() > 1 {
         Some("two partitions want the rest of the disk")
-    } else if places.iter().any(|(target, kind)| *kind == SystemKind::Vfat && *target == "/") {
-        Some("FAT cannot hold a root")
+    } else if places.iter().any(|(target, kind)| is_fat(kind) && *target != ESP) {
+        Some("FAT is for an EFI system partition, on `/boot/efi`")
+    } else if layout.firmware != Firmware::Bios
+        && places.iter().any(|(target, kind)| !is_fat(kind) && *target == ESP)
+    {
+        Some("UEFI reads nothing but FAT on `/boot/efi`")
+    } else if once.iter().any(|target| NOT_APART.contains(target)) {
+        Some("`/etc`, `/dev`, `/proc`, `/run`, `/sys` and `/tmp` are no partitions of their own")
     } else if layout.table == TableKind::Mbr && layout.partitions.len() + own > 4 {
         Some("an MBR holds four partitions")
     } else {
@@ -233,4 +246,42 @@ fn bootstrap(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<Bootstrap> {
         layout,
         refresh: fields.property("refresh"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(table: TableKind, firmware: Firmware, places: &[(&str, SystemKind)]) -> &'static str {
+        let partitions = places.iter().map(|(place, system)| Partition {
+            purpose: match *place {
+                "swap" => PartitionUse::Swap,
+                place => PartitionUse::Mount { target: place.parse().unwrap(), system: *system },
+            },
+            size: Some(1 << 30),
+        });
+        let layout = Layout { table, firmware, partitions: partitions.collect() };
+        layout_fault(&layout).unwrap_or_default()
+    }
+
+    #[test]
+    fn layouts_that_make_no_disk_are_refused() {
+        use {Firmware::*, SystemKind::*, TableKind::*};
+        let (root, swap) = (("/", Ext4), ("swap", Ext4));
+        assert_eq!(fault(Gpt, Uefi, &[root, swap, ("/boot/efi", Vfat), ("/srv", Xfs)]), "");
+        assert_eq!(fault(Mbr, Bios, &[root, swap, swap, swap]), "");
+        let says = |places: &[_], said: &str| {
+            let fault = fault(Gpt, Uefi, places);
+            assert!(fault.contains(said), "{fault}");
+        };
+        says(&[swap], "no partition holds the root");
+        says(&[root, root], "two partitions have one place");
+        says(&[("/", Vfat)], "FAT is for an EFI system partition");
+        says(&[root, ("/data", Vfat)], "FAT is for an EFI system partition");
+        says(&[root, ("/boot/efi", Ext4)], "UEFI reads nothing but FAT");
+        says(&[root, ("/etc", Ext4)], "`/etc`");
+        // The EFI system partition counts, whoever writes it.
+        assert!(fault(Mbr, Uefi, &[root, swap, swap, swap]).contains("four"));
+        assert_eq!(fault(Mbr, Uefi, &[root, swap, swap, ("/boot/efi", Vfat)]), "");
+    }
 }

@@ -43,7 +43,7 @@ impl Bench {
             .spawn()
             .unwrap();
         let overlay = Some(root.join("overlay"));
-        let serve = Serve { chain: Vec::new(), blank_size: DISK, overlay };
+        let serve = Serve { chain: Vec::new(), size: Some(DISK), overlay };
         let (door, detached) = Door::open(ours, &serve).unwrap();
         let disk = root.join("disk");
         File::create(&disk).unwrap();

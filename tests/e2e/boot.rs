@@ -10,8 +10,14 @@ use crate::guest_space::{Space, golden_raw, need, partition, run};
 /// Emulation on a busy machine is slow; a boot that takes longer than this does not come.
 const BOOT: Duration = Duration::from_mins(10);
 
-/// Boots a disk until its serial console shows some text; gives what the console showed.
-fn boot(disk: &Path, format: &str, wanted: &str) -> Result<String, String> {
+/// Boots a disk until its serial console shows some texts; gives what the console showed. UEFI
+/// starts it where a firmware is given, and a BIOS else.
+pub(crate) fn boot(
+    disk: &Path,
+    format: &str,
+    firmware: Option<&Path>,
+    wanted: &[&str],
+) -> Result<String, String> {
     let console = tempfile::NamedTempFile::new().unwrap();
     let drive = format!("file={},format={format},if=virtio", disk.display());
     let serial = format!("file:{}", console.path().display());
@@ -19,6 +25,10 @@ fn boot(disk: &Path, format: &str, wanted: &str) -> Result<String, String> {
         .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"])
         .args(["-snapshot", "-display", "none", "-no-reboot", "-nic", "none"])
         .args(["-drive", &drive, "-serial", &serial])
+        .args(firmware.iter().flat_map(|file| {
+            let flash = "if=pflash,unit=0,readonly=on,format=raw";
+            ["-drive".to_owned(), format!("{flash},file={}", file.display())]
+        }))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -28,14 +38,14 @@ fn boot(disk: &Path, format: &str, wanted: &str) -> Result<String, String> {
     let shown = || String::from_utf8_lossy(&fs::read(console.path()).unwrap()).into_owned();
     let result = loop {
         let text = shown();
-        if text.contains(wanted) {
+        if wanted.iter().all(|wanted| text.contains(wanted)) {
             break Ok(text);
         }
         if let Some(status) = qemu.try_wait().unwrap() {
             break Err(format!("qemu ended with {status}:\n{}", shown()));
         }
         if Instant::now() > deadline {
-            break Err(format!("no `{wanted}` on the console:\n{text}"));
+            break Err(format!("not all of {wanted:?} on the console:\n{text}"));
         }
         std::thread::sleep(Duration::from_millis(250));
     };
@@ -71,7 +81,8 @@ fn an_image_boots_to_a_login_prompt() {
 
     space.end_turn();
     let started = Instant::now();
-    let console = boot(&disk, "qcow2", "fresh-from-kiln login:").unwrap_or_else(|e| panic!("{e}"));
+    let console =
+        boot(&disk, "qcow2", None, &["fresh-from-kiln login:"]).unwrap_or_else(|e| panic!("{e}"));
     println!("login prompt after {:.0?}", started.elapsed());
     assert!(!console.contains("emergency mode"), "{console}");
     assert!(!console.contains("Kernel panic"), "{console}");

@@ -77,7 +77,7 @@ fn file_systems_get_new_ids_and_keep_their_files() {
         let was_mounted = mounted.is_some();
         drop(mounted);
 
-        let found = || mounts::file_system(PathBuf::from(&device.0), None, None).unwrap().unwrap();
+        let found = || mounts::file_system(PathBuf::from(&device.0), None).unwrap().unwrap();
         let (ids, kept) = ids::new_ids(&[found()], Digest::of(b"seed"));
         assert_eq!(kept, Vec::<String>::new());
         let [id] = ids.as_slice() else { panic!("{kind}: {ids:?}") };

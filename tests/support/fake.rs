@@ -225,6 +225,11 @@ impl Executor for FakeExecutor {
         let base = match start {
             Start::Blank(size) => DiskState::blank(*size),
             Start::State(chain) => open(chain)?,
+            Start::Grown(chain, size) => {
+                let mut state = open(chain)?;
+                state.grow(*size);
+                state
+            }
         };
         assert_eq!(fs::read_dir(work).unwrap().count(), 0, "a disk's directory is empty");
         let overlay = work.join("overlay");

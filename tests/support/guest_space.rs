@@ -165,6 +165,22 @@ impl Space {
         need(&[]);
         let turn = Turn::take();
         let golden = golden_store();
+        let space = Self::empty(turn);
+        space.file("recipes/golden.kdl", GOLDEN);
+        space.recipe(recipe);
+        clone_store(golden, &space.store);
+        space
+    }
+
+    /// Makes one with a recipe file that stands on nothing, and an empty store.
+    pub fn bare(recipe: &str) -> Self {
+        need(&[]);
+        let space = Self::empty(Turn::take());
+        space.recipe(recipe);
+        space
+    }
+
+    fn empty(turn: Turn) -> Self {
         let root = tempfile::Builder::new().prefix("space-").tempdir_in(kept()).unwrap().keep();
         let space = Self {
             store: root.join("store"),
@@ -175,9 +191,6 @@ impl Space {
             turn: Some(turn),
         };
         fs::create_dir_all(space.root.join("recipes")).unwrap();
-        space.file("recipes/golden.kdl", GOLDEN);
-        space.recipe(recipe);
-        clone_store(golden, &space.store);
         space
     }
 

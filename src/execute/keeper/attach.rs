@@ -264,7 +264,7 @@ fn target(
 /// The file system of the whole disk, or of the only partition that has one.
 fn one_system(device: &mut LoopDevice, size: u64, name: &str) -> Result<FileSystem, AttachError> {
     // First the whole: images of installers have partition tables as well, for firmware alone.
-    let whole = mounts::file_system(device.path().to_owned(), None, None)?;
+    let whole = mounts::file_system(device.path().to_owned(), None)?;
     if let Some(system) = whole.filter(|system| KINDS.iter().any(|(kind, _)| *kind == system.kind))
     {
         return Ok(system);
