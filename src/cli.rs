@@ -22,8 +22,8 @@ use crate::fetch::FetchError;
 use crate::files::FileError;
 use crate::graph::UnknownImage;
 use crate::lock::{Lock, LockError};
-use crate::mistake::Mistakes;
-use crate::plan::Actions;
+use crate::mistake::{Mistake, Mistakes};
+use crate::plan::{Actions, NOT_LOCKED};
 use crate::resolve::ResolveError;
 use crate::store::{Store, StoreError};
 use crate::workspace::{self, Workspace, WorkspaceError};
@@ -338,11 +338,36 @@ impl Wanted {
     /// Finds the actions by what the lock file says now.
     fn find_actions(&mut self) -> Result<(), CliError> {
         let closure = self.closure()?;
+        self.actions = self
+            .actions_of(&closure)
+            .map_err(|list| Mistakes::new(list, &self.workspace.sources))?;
+        Ok(())
+    }
+
+    /// The same where it is no mistake that a base has not been looked up; tells how many have not,
+    /// and finds no actions then.
+    fn find_mistakes(&mut self) -> Result<usize, CliError> {
+        let closure = self.closure()?;
+        match self.actions_of(&closure) {
+            Ok(actions) => {
+                self.actions = actions;
+                Ok(0)
+            }
+            Err(list) => {
+                let (unlocked, mistakes): (Vec<_>, Vec<_>) =
+                    list.into_iter().partition(|mistake| mistake.code == NOT_LOCKED);
+                if mistakes.is_empty() {
+                    return Ok(unlocked.len());
+                }
+                Err(Mistakes::new(mistakes, &self.workspace.sources).into())
+            }
+        }
+    }
+
+    fn actions_of(&self, closure: &[usize]) -> Result<Actions, Vec<Mistake>> {
         let now =
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let wanted = |image| self.images.contains(&image);
-        self.actions = crate::plan::actions(&self.workspace, &closure, wanted, &self.lock, now)
-            .map_err(|list| Mistakes::new(list, &self.workspace.sources))?;
-        Ok(())
+        crate::plan::actions(&self.workspace, closure, wanted, &self.lock, now)
     }
 }

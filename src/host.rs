@@ -23,7 +23,7 @@ pub enum Purpose {
 /// A program that kiln runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tool {
-    /// The program; any of several will do.
+    /// The program, or a file by its whole path; any of several will do.
     pub programs: &'static [&'static str],
     /// What it is needed for.
     pub purpose: Purpose,
@@ -89,6 +89,25 @@ pub const TOOLS: &[Tool] = &[
         "qemu-system-x86-core",
         "qemu-x86",
     ),
+    tool(
+        &["/usr/share/OVMF/OVMF_CODE_4M.fd"],
+        Purpose::Test,
+        "ovmf",
+        "edk2-ovmf",
+        "qemu-ovmf-x86_64",
+    ),
+    tool(&["virt-customize"], Purpose::Test, "guestfs-tools", "guestfs-tools", "guestfs-tools"),
+    tool(&["supermin"], Purpose::Test, "supermin", "supermin", "supermin"),
+    // The kernel of libguestfs's appliance.
+    tool(
+        &["/vmlinuz", "/boot/vmlinuz"],
+        Purpose::Test,
+        "linux-image-amd64",
+        "kernel",
+        "kernel-default",
+    ),
+    tool(&["xz"], Purpose::Test, "xz-utils", "xz", "xz"),
+    tool(&["bzip2"], Purpose::Test, "bzip2", "bzip2", "bzip2"),
     tool(&["setfiles"], Purpose::Test, "policycoreutils", "policycoreutils", "policycoreutils"),
     tool(&["python3"], Purpose::Test, "python3", "python3", "python3"),
     tool(&["getfattr"], Purpose::Test, "attr", "attr", "attr"),

@@ -25,6 +25,9 @@ use crate::workspace::Workspace;
 /// The time that a step may take where it does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_hours(1);
 
+/// The code of a base whose name has not been looked up.
+pub const NOT_LOCKED: &str = "kiln::plan::not_locked";
+
 /// The label of an image's base.
 pub const BASE: &str = "base";
 /// The label of the action that makes the disk of an image's base larger.
@@ -183,9 +186,8 @@ impl Finder<'_> {
             let generation = self.generation(image, BASE, network, refresh);
             let draft = Draft::plain(image, BASE, None, operation, span);
             chain.push(self.add(Draft { network, generation, ..draft }));
-        } else if node.base.is_none() {
-            return;
         }
+        // Where the base has a mistake, the steps are looked at all the same, for theirs.
         if let Some(size) = &node.image.size {
             let grow = Operation::Grow(size.value);
             let parent = chain.last().copied();
@@ -289,7 +291,7 @@ impl Finder<'_> {
             let (url, checksum) = (url.clone(), checksum.clone());
             return Some(Fetched { origin: origin.clone(), url, checksum, format: *format });
         }
-        if let Some(locked) = self.lock.resolved.get(&origin.to_string()) {
+        if let Some(locked) = self.lock.resolved.get(&origin.locked_as()) {
             return Some(Fetched {
                 origin: origin.clone(),
                 url: locked.url.clone(),
@@ -300,7 +302,7 @@ impl Finder<'_> {
         self.mistakes.push(
             Mistake::at(
                 span,
-                "kiln::plan::not_locked",
+                NOT_LOCKED,
                 format!("what `{origin}` is has not been looked up yet"),
                 "not in the lock file",
             )

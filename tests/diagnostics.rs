@@ -55,7 +55,7 @@ macro_rules! in_an_image {
 
 // Syntax.
 whole! {
-    unclosed_block: "image \"web\" {\n    base bootstrap \"bookworm\"\n    scrub {\n        keep \"logs\"\n}\n";
+    unclosed_block: "image \"web\" {\n    base bootstrap \"bookworm\"\n    scrub {\n        keep \"logfiles\"\n}\n";
     closed_too_often: "image \"web\" {\n    base bootstrap \"bookworm\"\n}\n}\n";
     unclosed_string: "image \"web\" {\n    base bootstrap \"bookworm\n    update\n}\n";
     several_faults: "image \"web\" {\n    base=bootstrap\n    write /etc/motd \"x\" mode=0o9\n    password \"root\" locked=true\n    {\n    }\n}\n";
@@ -105,7 +105,7 @@ in_an_image! {
     empty_script: "    run-command \" \"";
     bad_expression: "    edit \"/etc/motd\" \"s/a/b/\" \"s/a/b/e\" \"s/a/b\" \"print if /a/\" \"\"";
     copy_into_itself: "    copy \"/a\" \"/a/b\"";
-    two_scrubs: "    scrub\n    scrub { keep \"logs\"; }";
+    two_scrubs: "    scrub\n    scrub { keep \"logfiles\"; }";
 }
 
 whole! {

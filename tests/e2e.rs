@@ -5,11 +5,16 @@
 
 #[path = "support/guest_space.rs"]
 mod guest_space;
+#[allow(dead_code, reason = "other tests let it go wrong")]
+#[path = "support/server.rs"]
+mod server;
 
 #[path = "e2e/boot.rs"]
 mod boot;
 #[path = "e2e/disks.rs"]
 mod disks;
+#[path = "e2e/import.rs"]
+mod import;
 #[path = "e2e/kill.rs"]
 mod kill;
 #[path = "e2e/lost.rs"]

@@ -34,7 +34,7 @@ const LAYERS: &[&[&str]] = &[
 /// these may use them.
 const HOMES: &[(&str, &[&str])] = &[
     ("aho_corasick", &["secret"]),
-    ("base64", &["resolve/signature"]),
+    ("base64", &["resolve/signature", "secret"]),
     ("brush_parser", &["import/shell"]),
     ("bzip2", &["compression"]),
     ("clap", &["cli"]),

@@ -13,17 +13,24 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self, place: &Place) -> Result<(), CliError> {
-        let wanted = Wanted::find(place, &self.images)?;
+        let mut wanted = Wanted::read(place, &self.images)?;
+        let unlocked = wanted.find_mistakes()?;
         let lints = wanted.workspace.lints();
         if !lints.is_empty() {
             show(&lints);
         }
-        let (images, steps) = (wanted.images.len(), wanted.actions.nodes.len());
-        println!(
-            "{images} image{}, {steps} action{}: no mistakes",
-            if images == 1 { "" } else { "s" },
-            if steps == 1 { "" } else { "s" },
-        );
+        let images = wanted.images.len();
+        let s = |count: usize| if count == 1 { "" } else { "s" };
+        if unlocked > 0 {
+            println!("{images} image{}: no mistakes", s(images));
+            println!(
+                "{unlocked} base{} to be looked up: `kiln lock` does it, or the first build",
+                s(unlocked)
+            );
+        } else {
+            let steps = wanted.actions.nodes.len();
+            println!("{images} image{}, {steps} action{}: no mistakes", s(images), s(steps));
+        }
         Ok(())
     }
 }

@@ -112,7 +112,7 @@ fn origins(wanted: &Wanted) -> Result<BTreeMap<String, Origin>, CliError> {
     Ok(bases
         .filter_map(|base| match base {
             Base::Fetch(Fetch { origin, checksum: None, .. }) => {
-                Some((origin.to_string(), origin.clone()))
+                Some((origin.locked_as(), origin.clone()))
             }
             _ => None,
         })
@@ -124,7 +124,9 @@ fn forget_unused(wanted: &mut Wanted) -> Result<(), CliError> {
     let origins = origins(wanted)?;
     let before = wanted.lock.resolved.len();
     wanted.lock.resolved.retain(|name, _| {
-        let used = origins.contains_key(name);
+        // What a name means on other architectures is kept with it.
+        let of = |origin: &Origin| name.starts_with(&format!("{origin} "));
+        let used = origins.contains_key(name) || origins.values().any(of);
         if !used {
             eprintln!("removed {name}: no recipe names it");
         }
@@ -142,7 +144,7 @@ fn is_called(origin: &Origin, name: &str) -> bool {
         Origin::Url(url) => url,
         Origin::Template { name, .. } | Origin::Catalog(name) => name,
     };
-    own == name || origin.to_string() == name
+    own == name || origin.to_string() == name || origin.locked_as() == name
 }
 
 /// What is told of a base that was looked up.

@@ -224,7 +224,7 @@ fn kdl_node(node: &Node, depth: usize, leading: &str) -> KdlNode {
     let place = (node.span.offset, node.span.len);
     written.name_mut().set_span(place);
     written.set_span(place);
-    let forms = matches!(node.word, "base" | "output");
+    let forms = node.word == "base";
     for (number, argument) in node.arguments.iter().enumerate() {
         let bare = forms && number == 0;
         let value = Value::Text(argument.clone());

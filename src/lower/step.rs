@@ -186,10 +186,11 @@ fn renamed(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<Move> {
     let to: GuestPath = fields.one("to")?;
     let inside = to.as_str().strip_prefix(from.as_str());
     if inside.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
-        let message = format!("`{from}` cannot be put at `{to}`");
+        let moved = if fields.word.keyword == "copy" { "copied" } else { "moved" };
+        let message = format!("`{from}` cannot be {moved} to `{to}`");
         cx.push(
             Mistake::at(fields.span, "kiln::lower::bad_path", message, "into itself")
-                .help("name a path outside of it"),
+                .help(format!("name a path outside of what is {moved}")),
         );
         return None;
     }

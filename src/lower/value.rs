@@ -18,6 +18,8 @@ use crate::recipe::LocalFile;
 use crate::source::{Span, Spanned};
 
 const MIB: u64 = 1 << 20;
+/// So many words are not all shown where one of them is near to what was written.
+const MANY: usize = 12;
 /// Largest disk: what ext4 and every format here can hold without special options.
 const MAX_SIZE: u64 = 16 << 40;
 /// Longest period: ten years of 366 days.
@@ -242,12 +244,13 @@ fn choice(words: &'static [&'static str], text: &str) -> Result<Value, Misfit> {
     }
     let all: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
     let near = nearest(text, words.iter().copied());
-    let hint = near.map(|word| format!("did you mean `{word}`? ")).unwrap_or_default();
-    Err(misfit(
-        "kiln::lower::unknown_word",
-        format!("{} is not known here", quoted(text)),
-        &format!("{hint}{} can be written", all.join(", ")),
-    ))
+    let help = match near {
+        Some(word) if all.len() > MANY => format!("did you mean `{word}`?"),
+        Some(word) => format!("did you mean `{word}`? {} can be written", all.join(", ")),
+        None => format!("{} can be written", all.join(", ")),
+    };
+    let message = format!("{} is not known here", quoted(text));
+    Err(misfit("kiln::lower::unknown_word", message, &help))
 }
 
 fn name<T: std::str::FromStr<Err = crate::name::NameError>>(text: &str) -> Result<T, Misfit> {

@@ -99,8 +99,22 @@ pub enum Origin {
     Catalog(String),
 }
 
+impl Origin {
+    /// The name in the lock file, such as `template centos-7.2 x86_64`: what a name means is another
+    /// thing on each architecture.
+    #[must_use]
+    pub fn locked_as(&self) -> String {
+        match self {
+            Self::Url(_) | Self::Template { arch: Some(_), .. } => self.to_string(),
+            Self::Template { arch: None, .. } | Self::Catalog(_) => {
+                format!("{self} {}", std::env::consts::ARCH)
+            }
+        }
+    }
+}
+
 impl std::fmt::Display for Origin {
-    /// As the lock file names it, such as `template centos-7.2`.
+    /// As the recipe names it, such as `template centos-7.2`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Url(url) => write!(f, "url {url}"),

@@ -77,7 +77,7 @@ fn version() -> String {
 }
 
 const KEY: &str =
-    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ3Kq0000000000000000000000000000000000000 admin";
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me@here";
 
 fn prepare(space: &Space) {
     space.file("recipes/files/tree/sub/f", "in\n");
@@ -200,7 +200,24 @@ const USED: &[(&str, &str)] = &[
 ];
 
 /// Where the two differ on a machine that was [`USED`].
-const SYSPREP: &[Meant<'_>] = &[];
+const SYSPREP: &[Meant<'_>] = &[
+    ("etc/machine-id", "`uninitialized` where systemd takes it, and nothing can bake a new one"),
+    (
+        "etc/udev/rules.d/70-persistent-net.rules",
+        "emptied and not deleted; the generator's rules too",
+    ),
+    ("root/.ssh", "it would remove the keys that `ssh-inject` put there"),
+    (
+        "var/lib/systemd/random-seed",
+        "All three tools write a new random seed into the image where kiln removes it",
+    ),
+    ("var/log/apt", "live logs are emptied and not deleted"),
+    ("var/log/btmp", "live logs are emptied and not deleted"),
+    ("var/log/faillog", "live logs are emptied and not deleted"),
+    ("var/log/lastlog", "live logs are emptied and not deleted"),
+    ("var/log/syslog", "live logs are emptied and not deleted"),
+    ("var/log/wtmp", "live logs are emptied and not deleted"),
+];
 
 #[test]
 fn the_default_set_of_virt_sysprep() {

@@ -133,7 +133,7 @@ fn the_lock_file_says_what_a_name_means() {
     let mut lock = Lock::read(&space.root(), &mut Sources::default()).unwrap();
     let checksum = sum(&disk(9));
     let resolved = Resolved { url, checksum, format: None, revision: Some(1) };
-    lock.resolved.insert("template os-1".to_owned(), resolved);
+    lock.resolved.insert(format!("template os-1 {}", std::env::consts::ARCH), resolved);
     lock.write(&space.root()).unwrap();
     space.build();
     assert_eq!(space.content("web").mark, 9);
