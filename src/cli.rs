@@ -24,6 +24,7 @@ use crate::graph::UnknownImage;
 use crate::lock::{Lock, LockError};
 use crate::mistake::{Mistake, Mistakes};
 use crate::plan::{Actions, NOT_LOCKED};
+use crate::recipe::{Base, Fetch, Origin};
 use crate::resolve::ResolveError;
 use crate::store::{Store, StoreError};
 use crate::workspace::{self, Workspace, WorkspaceError};
@@ -326,6 +327,10 @@ impl Wanted {
 
     /// The wanted images and all that they stand on.
     fn closure(&self) -> Result<Vec<usize>, CliError> {
+        // The graph takes no names for all of them.
+        if self.images.is_empty() {
+            return Ok(Vec::new());
+        }
         let graph = &self.workspace.graph;
         let names: Vec<_> = self
             .images
@@ -344,24 +349,52 @@ impl Wanted {
         Ok(())
     }
 
-    /// The same where it is no mistake that a base has not been looked up; tells how many have not,
-    /// and finds no actions then.
-    fn find_mistakes(&mut self) -> Result<usize, CliError> {
+    /// The same where it is no mistake that a base has not been looked up; finds no actions then.
+    fn find_mistakes(&mut self) -> Result<(), CliError> {
         let closure = self.closure()?;
         match self.actions_of(&closure) {
-            Ok(actions) => {
-                self.actions = actions;
-                Ok(0)
-            }
-            Err(list) => {
-                let (unlocked, mistakes): (Vec<_>, Vec<_>) =
-                    list.into_iter().partition(|mistake| mistake.code == NOT_LOCKED);
-                if mistakes.is_empty() {
-                    return Ok(unlocked.len());
+            Ok(actions) => self.actions = actions,
+            Err(mut list) => {
+                list.retain(|mistake| mistake.code != NOT_LOCKED);
+                if !list.is_empty() {
+                    return Err(Mistakes::new(list, &self.workspace.sources).into());
                 }
-                Err(Mistakes::new(mistakes, &self.workspace.sources).into())
             }
         }
+        Ok(())
+    }
+
+    /// The wanted images whose base has not been looked up, each with the name of that base.
+    fn unlocked(&self) -> Vec<(usize, &Origin)> {
+        let graph = &self.workspace.graph;
+        let bottom = |mut image: usize| {
+            while let Some(base) = graph.images[image].base {
+                image = base;
+            }
+            &graph.images[image].image.base.value
+        };
+        let of = |&image: &usize| match bottom(image) {
+            Base::Fetch(Fetch { origin, checksum: None, .. })
+                if !self.lock.resolved.contains_key(&origin.locked_as()) =>
+            {
+                Some((image, origin))
+            }
+            _ => None,
+        };
+        self.images.iter().filter_map(of).collect()
+    }
+
+    /// Leaves out the images whose base has not been looked up; gives a line about each.
+    fn leave_unlocked(&mut self) -> Vec<String> {
+        let unlocked = self.unlocked();
+        let line = |(image, origin): &(usize, &Origin)| {
+            let name = &self.workspace.graph.images[*image].image.name.value;
+            format!("{name}\n  unknown  `{origin}` has not been looked up: `kiln lock` does it")
+        };
+        let lines = unlocked.iter().map(line).collect();
+        let left: Vec<usize> = unlocked.iter().map(|(image, _)| *image).collect();
+        self.images.retain(|image| !left.contains(image));
+        lines
     }
 
     fn actions_of(&self, closure: &[usize]) -> Result<Actions, Vec<Mistake>> {

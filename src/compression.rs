@@ -1,6 +1,8 @@
 //! Compressed files: told by their magic number, never by their name, and read as a stream.
 
-use std::io::{self, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+
+use flate2::bufread::GzDecoder;
 
 /// The ways in which a file may be compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +61,7 @@ pub fn reader<'a>(mut source: impl Read + Send + 'a) -> io::Result<Box<dyn Read 
     let whole = Cursor::new(start).chain(source);
     Ok(match compression {
         None => Box::new(whole),
-        Some(Compression::Gzip) => Box::new(flate2::read::MultiGzDecoder::new(whole)),
+        Some(Compression::Gzip) => Box::new(Gzip::new(BufReader::new(whole))),
         Some(Compression::Bzip2) => Box::new(bzip2::read::MultiBzDecoder::new(whole)),
         Some(Compression::Xz) => {
             let flags = liblzma::stream::CONCATENATED;
@@ -68,6 +70,49 @@ pub fn reader<'a>(mut source: impl Read + Send + 'a) -> io::Result<Box<dyn Read 
         }
         Some(Compression::Zstd) => Box::new(zstd::stream::read::Decoder::new(whole)?),
     })
+}
+
+/// The members of a gzip file. As with gzip(1), nothing but zeros may follow the last one: tapes and
+/// tools that write whole blocks pad a file so. `flate2` takes them for a damaged member.
+struct Gzip<R> {
+    /// `None` behind the end.
+    member: Option<GzDecoder<R>>,
+    /// Whether zeros have come behind it.
+    is_padded: bool,
+}
+
+impl<R: BufRead> Gzip<R> {
+    fn new(source: R) -> Self {
+        Self { member: Some(GzDecoder::new(source)), is_padded: false }
+    }
+}
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let read = member.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            let source = member.get_mut();
+            let is_end = loop {
+                let bytes = source.fill_buf()?;
+                let zeros = bytes.iter().take_while(|&&byte| byte == 0).count();
+                if zeros == 0 {
+                    break bytes.is_empty();
+                }
+                source.consume(zeros);
+                self.is_padded = true;
+            };
+            if !is_end && self.is_padded {
+                let why = "something follows the zeros behind the end of a gzip file";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+            let ended = self.member.take().filter(|_| !is_end);
+            self.member = ended.map(|member| GzDecoder::new(member.into_inner()));
+        }
+        Ok(0)
+    }
 }
 
 #[cfg(test)]
@@ -116,6 +161,20 @@ mod tests {
                 assert_eq!(read(&twice).unwrap(), bytes.repeat(2), "{compression:?}");
             }
         }
+    }
+
+    #[test]
+    fn zeros_may_follow_gzip_and_nothing_else() {
+        let file = packed(Compression::Gzip, b"disk");
+        for zeros in [1, 511, 100_000] {
+            let padded = [&file[..], &file, &vec![0; zeros]].concat();
+            assert_eq!(read(&padded).unwrap(), b"diskdisk", "{zeros}");
+            for more in [&b"x"[..], &file] {
+                assert!(read(&[&padded, more].concat()).is_err(), "{zeros}");
+            }
+        }
+        assert!(read(&[&file[..], b"x"].concat()).is_err());
+        assert!(read(&[&file[..], &file[..5]].concat()).is_err());
     }
 
     #[test]

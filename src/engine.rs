@@ -76,6 +76,7 @@ enum Event {
     Waiting { node: usize },
     Done { node: usize, state: StateId, done: StepDone },
     Written { output: usize, note: String },
+    Warning { text: String },
     Ended { lane: usize, end: End },
 }
 
@@ -339,6 +340,7 @@ impl Engine<'_> {
                 let wanted = &round.outputs[output];
                 progress.output(self.image(wanted.image), &wanted.path, true, &note);
             }
+            Event::Warning { text } => progress.warning(&text),
             Event::Ended { lane, end } => {
                 round.schedule.lane_done(lane);
                 match end {

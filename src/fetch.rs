@@ -315,8 +315,19 @@ impl<'a> Client<'a> {
 pub fn is_secure(url: &str) -> bool {
     let Some(rest) = url.strip_prefix("http://") else { return url.starts_with("https://") };
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    // Behind a user, another host would stand than the one that is seen first.
+    if host.contains('@') {
+        return false;
+    }
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     ["127.0.0.1", "localhost", "[::1]"].contains(&name)
+}
+
+/// Whether a URL names a user, and perhaps a password, which have no place in files that are shared.
+#[must_use]
+pub fn names_a_user(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().is_some_and(|host| host.contains('@'))
 }
 
 /// What a relative reference means in a document.
@@ -327,7 +338,8 @@ pub fn join(base: &str, reference: &str) -> String {
     let scheme = base.find("://").map_or(0, |at| at + 3);
     let path = base[scheme..].find(['/', '?', '#']).map_or(base.len(), |at| scheme + at);
     let end = base[path..].find(['?', '#']).map_or(base.len(), |at| path + at);
-    if reference.contains("://") {
+    let head = reference.split(['/', '?', '#']).next().unwrap_or_default();
+    if head.ends_with(':') && reference[head.len()..].starts_with("//") {
         reference.to_owned()
     } else if reference.starts_with("//") {
         format!("{}{reference}", &base[..scheme.saturating_sub(2)])
@@ -356,6 +368,14 @@ mod tests {
         assert_eq!(joined("?z"), "https://host.example/a/index.asc?z");
         assert_eq!(joined("//other.example/b"), "https://other.example/b");
         assert_eq!(joined("http://other.example/b"), "http://other.example/b");
+        assert_eq!(
+            joined("?u=https://b/x"),
+            format!("{}?u=https://b/x", joined("?").trim_end_matches('?'))
+        );
+        assert_eq!(
+            join("https://a.example/b", "/get?u=https://c/x"),
+            "https://a.example/get?u=https://c/x"
+        );
         assert_eq!(join("https://host.example", "b"), "https://host.example/b");
         assert_eq!(join("https://host.example?q", "b"), "https://host.example/b");
     }

@@ -201,6 +201,16 @@ impl Installer {
     }
 }
 
+/// The host's architecture, as distributions name it, such as `x86_64`.
+#[must_use]
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+        "powerpc64" => "ppc64",
+        arch => arch,
+    }
+}
+
 /// Whether the controllers of this host are split between both versions of control groups, which
 /// `crun` refuses.
 #[must_use]

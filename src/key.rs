@@ -13,12 +13,15 @@
 //! | content of inputs; names and modes where the guest sees them | |
 //! | the executor, its epoch and the architecture | programs of the guest can see them |
 //! | whether the step has the network; its generation | what it downloads has no digest |
+//! | the checksum of a downloaded base | it says what comes |
+//! | secrets by name and version, attachments, the account of a subscription | the step works with them |
 //!
 //! | not in the key | why |
 //! |---|---|
 //! | names and edges of steps, spans, comments, formatting | they decide the order, and the parent's key says that |
 //! | the time that a step may take | a failed step is never recorded |
 //! | refresh periods | they decide the generation, which is in |
+//! | the values of secrets; addresses of downloads | versions and checksums are in |
 //! | host paths, owners and times of inputs, who runs kiln, where the store is | the image does not depend on them |
 
 use std::os::unix::ffi::OsStrExt;

@@ -4,7 +4,7 @@
 //! `kiln build --refresh` raises generations; a new one is a new key, so that the step and all
 //! behind it run again, for everyone who has the file. `kiln lock` looks names up. It is KDL, a line
 //! each: `generation "debian-web/install" 3`, and
-//! `resolved "template centos-7.2" url="https://…" sha512="…" format="qcow2" revision=2`.
+//! `resolved "template centos-7.2 x86_64" url="https://…" sha512="…" format="qcow2" revision=2`.
 
 use std::collections::BTreeMap;
 use std::path::Path;

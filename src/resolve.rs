@@ -360,11 +360,7 @@ fn help(name: &str, known: &[(&str, &str)], otherwise: &str) -> String {
 /// The host's architecture, as indexes name it.
 #[must_use]
 pub fn host_arch() -> String {
-    match std::env::consts::ARCH {
-        "powerpc64" if cfg!(target_endian = "little") => "ppc64le".to_owned(),
-        "powerpc64" => "ppc64".to_owned(),
-        arch => arch.to_owned(),
-    }
+    crate::host::architecture().to_owned()
 }
 
 /// One name for an architecture that has several.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::{Zeroize, Zeroizing};
 
 pub use mask::Masker;
-pub use scan::{EdgeFinds, Scanner};
+pub use scan::{EdgeFinds, Found, Scanner};
 pub use vault::{SecretError, Vault};
 
 /// Fewest bytes of a value: shorter ones cannot be told from other bytes where they are masked and

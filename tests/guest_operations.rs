@@ -586,6 +586,13 @@ fn an_archive_is_unpacked_as_it_was_packed() {
     for entry in walkdir::WalkDir::new(&rich).contents_first(true) {
         age(entry.unwrap().path());
     }
+    // What is unpacked into a directory must not inherit its default ACL: a user more.
+    let entries = [(1_u16, 7_u16, u32::MAX), (2, 7, 5), (4, 5, u32::MAX), (16, 7, u32::MAX)];
+    let acl = entries.iter().chain(&[(32, 5, u32::MAX)]).flat_map(|(tag, rights, id)| {
+        [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+    });
+    let acl: Vec<u8> = 2_u32.to_le_bytes().into_iter().chain(acl).collect();
+    set_xattr(&rich.join("dir"), "system.posix_acl_default", &acl);
     fs::create_dir(fixture.guest.join("opt")).unwrap();
     for (format, packer) in [("gnu", ""), ("ustar", "-z"), ("posix", "-J"), ("v7", "-j")] {
         let archive = fixture.host.join("rich.tar");
@@ -636,8 +643,9 @@ fn an_archive_that_is_cut_off_or_none() {
     fixture.file("host/short.tar", &bytes, 0o644);
     fixture.file("host/zip.tar", vec![b'P'; 1024], 0o644);
     fixture.file("host/broken.tar.gz", b"\x1f\x8b\x08\0broken", 0o644);
+    fixture.file("host/empty.tar", b"", 0o644);
     let mut text = String::new();
-    for name in ["cut.tar", "short.tar", "zip.tar", "broken.tar.gz"] {
+    for name in ["cut.tar", "short.tar", "zip.tar", "broken.tar.gz", "empty.tar"] {
         let source = fixture.snapshot(name);
         let step = CopyIn { source, destination: path("/srv"), attributes: Attributes::default() };
         text += &rendered(&fixture.apply(&StepKind::TarIn(step)).unwrap_err());

@@ -205,8 +205,17 @@ fn host_keys_go_only_where_something_enabled_makes_new_ones() {
         "etc/systemd/system/ssh.service.d/keys.conf",
         "[Service]\nExecStartPre=/usr/bin/ssh-keygen -A\n",
     );
+    let large = "# nothing\n".repeat(200_000);
+    let large_unit = (debian.0, large.as_str());
+    let large_drop_in = format!("{}{large}", drop_in.1);
     let table: &[(&str, bool, Files)] = &[
         ("nothing", false, &[SYSTEMD]),
+        ("a unit of 2 MB", false, &[SYSTEMD, large_unit, debian_enabled]),
+        (
+            "a drop-in of 2 MB",
+            true,
+            &[SYSTEMD, large_unit, debian_enabled, (drop_in.0, &large_drop_in)],
+        ),
         ("Fedora, enabled", true, &[SYSTEMD, SSHD, KEYGEN, ENABLED]),
         ("Fedora, not enabled", false, &[SYSTEMD, SSHD, KEYGEN]),
         ("Fedora, helper missing", false, &[SYSTEMD, SSHD, ENABLED]),
@@ -240,8 +249,8 @@ fn host_keys_go_only_where_something_enabled_makes_new_ones() {
             &[SYSTEMD, debian, debian_enabled, (drop_in.0, "# ssh-keygen -A\n")],
         ),
         (
-            "first boot",
-            true,
+            "first boot, when sshd may have failed",
+            false,
             &[
                 SYSTEMD,
                 ("usr/lib/systemd/system/kiln-firstboot.service", "[Service]\n"),

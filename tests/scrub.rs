@@ -465,6 +465,35 @@ fn accounts_go_whole_and_nothing_else() {
 }
 
 #[test]
+fn many_accounts_take_no_longer_each() {
+    // Were each compared with each, the links would be followed some billion times.
+    const EACH: u32 = 20_000;
+    let mut passwd = String::new();
+    for number in 0..EACH {
+        let id = 1000 + number;
+        writeln!(passwd, "gone{number}:x:{id}:{id}::/srv/gone{number}:/bin/sh").unwrap();
+        let id = 100_000 + number;
+        writeln!(passwd, "stays{number}:x:{id}:{id}::/srv/gone{number}-not/home:/bin/sh").unwrap();
+    }
+    let fixture = Fixture::of(FILES, |fixture, path, content| {
+        fixture.file(path, if path == "etc/passwd" { &passwd } else { content });
+    });
+    for path in ["srv/gone7/x", "srv/gone7-not/home/x", "srv/gone8/x"] {
+        fixture.file(path, "x");
+    }
+    fs::create_dir_all(fixture.guest().join("srv/gone9-not")).unwrap();
+    symlink("../gone8", fixture.guest().join("srv/gone9-not/home")).unwrap();
+    let started = std::time::Instant::now();
+    let reports = fixture.scrub(&only(ScrubItem::UserAccount)).unwrap();
+    assert!(started.elapsed() < std::time::Duration::from_mins(1));
+    assert_eq!(reports[0].removed, ["/srv/gone7"]);
+    let why = "`admin`, whom `keep-user` names, is nobody in the guest; `/srv/gone8`, the home of \
+               `gone8`, holds the home of an account that stays";
+    assert_eq!(reports[0].kept.as_deref(), Some(why));
+    assert!(fixture.guest().join("srv/gone7-not/home/x").exists());
+}
+
+#[test]
 fn ids_of_people_are_those_of_the_guest() {
     let fixture = Fixture::new();
     fixture.file("etc/login.defs", "UID_MIN 500\nUID_MAX 1000\n#UID_MAX 9\n");

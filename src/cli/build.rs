@@ -60,8 +60,20 @@ impl Build {
     pub(super) fn run(self, place: &Place) -> Result<(), CliError> {
         let mut wanted = Wanted::read(place, &self.images)?;
         let interrupted = on_interrupt();
+        if self.fix && !wanted.unlocked().is_empty() {
+            install(&[Purpose::Templates])?;
+        }
+        let mut left = Ok(());
         if !self.locked {
-            lock::look_up(place, &mut wanted, &lock::Again::Nothing, &interrupted)?;
+            let found = lock::look_up(place, &mut wanted, &lock::Again::Nothing, &interrupted);
+            left = found.map(|_| ());
+            // One base that cannot be looked up does not keep all others from being built.
+            if left.is_err() {
+                if !self.images.is_empty() {
+                    return left;
+                }
+                wanted.leave_unlocked();
+            }
         }
         wanted.find_actions()?;
         let lints = wanted.workspace.lints();
@@ -88,7 +100,7 @@ impl Build {
         };
         let mut progress = self.progress();
         engine.build(&wanted.actions, &mut *progress)?;
-        Ok(())
+        left
     }
 
     fn progress(&self) -> Box<dyn Progress> {
@@ -120,7 +132,11 @@ fn fix(wanted: &Wanted) -> Result<(), CliError> {
             _ => {}
         }
     }
-    let missing = host::missing(&purposes);
+    install(&purposes)
+}
+
+fn install(purposes: &[Purpose]) -> Result<(), CliError> {
+    let missing = host::missing(purposes);
     if missing.is_empty() { Ok(()) } else { doctor::install(&missing) }
 }
 

@@ -1,5 +1,7 @@
 //! `kiln check`.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 
 use super::{CliError, Place, Wanted, show};
@@ -14,7 +16,10 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(self, place: &Place) -> Result<(), CliError> {
         let mut wanted = Wanted::read(place, &self.images)?;
-        let unlocked = wanted.find_mistakes()?;
+        wanted.find_mistakes()?;
+        let unlocked: BTreeSet<_> =
+            wanted.unlocked().into_iter().map(|(_, origin)| origin.locked_as()).collect();
+        let unlocked = unlocked.len();
         let lints = wanted.workspace.lints();
         if !lints.is_empty() {
             show(&lints);

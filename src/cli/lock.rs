@@ -5,11 +5,11 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 
-use super::{CliError, Place, Wanted, build};
-use crate::fetch::{Client, Downloads, Patience, ProxyUse};
+use super::{CliError, Place, Wanted, build, show};
+use crate::fetch::{Client, Downloads, FetchError, Patience, ProxyUse};
 use crate::lock::Resolved;
 use crate::recipe::{Base, Fetch, Origin};
-use crate::resolve::{Resolver, sources};
+use crate::resolve::{ResolveError, Resolver, sources};
 use crate::store::work;
 
 /// Look up names of bases.
@@ -86,7 +86,7 @@ pub(super) fn look_up(
     }
     let root = wanted.workspace.root.clone();
     let client = Client::new(&ProxyUse::System, Patience::default(), interrupted);
-    let client = client.map_err(crate::resolve::ResolveError::from)?;
+    let client = client.map_err(ResolveError::from)?;
     let mut resolver = Resolver::new(&root, sources::directories(&root), client);
     // Only an address without a checksum is downloaded, so that only such a one needs the store.
     let directory = if todo.iter().any(|(_, origin)| matches!(origin, Origin::Url(_))) {
@@ -95,14 +95,30 @@ pub(super) fn look_up(
         root.clone()
     };
     let downloads = Downloads::new(directory);
+    let mut failed = None;
     for (name, origin) in &todo {
         let mut tell = |line: &str| eprintln!("{name}: {line}");
-        let found = resolver.resolve(origin, &downloads, &mut tell)?;
+        let found = match resolver.resolve(origin, &downloads, &mut tell) {
+            Ok(found) => found,
+            Err(error @ ResolveError::Fetch(FetchError::Interrupted)) => return Err(error.into()),
+            // The others are looked up all the same.
+            Err(error) => {
+                if let Some(earlier) = failed.replace(error) {
+                    show(&earlier);
+                }
+                continue;
+            }
+        };
         let before = wanted.lock.resolved.insert(name.clone(), found.clone());
         eprintln!("{}", news(name, before.as_ref(), &found));
         wanted.lock.write(&root)?;
+        for other in wanted.lock.resolved.keys().filter(|other| {
+            before.is_some() && *other != name && other.starts_with(&format!("{origin} "))
+        }) {
+            eprintln!("left {other}: it is looked up on a host of that architecture");
+        }
     }
-    Ok(todo.len())
+    failed.map_or(Ok(todo.len()), |error| Err(error.into()))
 }
 
 /// The bases of the wanted images that are looked up, by their names in the lock file.

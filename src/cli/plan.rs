@@ -21,7 +21,10 @@ pub(super) struct PlanCommand {
 
 impl PlanCommand {
     pub(super) fn run(self, place: &Place) -> Result<(), CliError> {
-        let wanted = Wanted::find(place, &self.images)?;
+        let mut wanted = Wanted::read(place, &self.images)?;
+        // Who asks for everything is shown what can be; who names an image is told why it cannot.
+        let unknown = if self.images.is_empty() { wanted.leave_unlocked() } else { Vec::new() };
+        wanted.find_actions()?;
         let lints = wanted.workspace.lints();
         if !lints.is_empty() {
             show(&lints);
@@ -43,6 +46,9 @@ impl PlanCommand {
             println!("{}", as_json(&wanted, &plan, store.as_ref()));
         } else {
             print!("{}", as_text(&wanted, &plan, store.as_ref()));
+            for line in unknown {
+                println!("{line}");
+            }
         }
         Ok(())
     }

@@ -96,6 +96,9 @@ impl Lane<'_> {
         })?;
         let path = unpacked.as_ref().unwrap_or(&downloaded.path);
         let captured = self.raw_base(path, *format, held, directory)?;
+        if let Some(copy) = unpacked {
+            remove_copy(&copy, &downloaded.path)?;
+        }
         Ok((captured, downloaded))
     }
 
@@ -110,7 +113,10 @@ impl Lane<'_> {
         held.disk = DiskState::blank(raw.size);
         let file =
             File::open(&raw.path).context("open", &raw.path).map_err(|error| host(&error))?;
-        self.store_layer(directory, |sink| capture::import_raw(&file, &raw.path, raw.size, sink))
+        let captured = self
+            .store_layer(directory, |sink| capture::import_raw(&file, &raw.path, raw.size, sink))?;
+        remove_copy(&raw.path, path)?;
+        Ok(captured)
     }
 
     /// Decompresses a file, if it is compressed, into the lane's directory.
@@ -134,6 +140,15 @@ impl Lane<'_> {
         let reader = compression::reader(file).map_err(damaged)?;
         unpack(reader, &target, url, interrupted).map(|()| Some(target))
     }
+}
+
+/// Removes a working copy that the layer has made useless, unless it is the original: it would take
+/// as much room as the disk until the lane's last step is done.
+fn remove_copy(copy: &Path, original: &Path) -> Result<(), Stop> {
+    if copy == original {
+        return Ok(());
+    }
+    std::fs::remove_file(copy).context("remove", copy).map_err(|error| host(&error))
 }
 
 /// Writes what a reader has to a new file, with holes where it is zero.
@@ -183,6 +198,18 @@ mod tests {
         unpack(&bytes[..], &target, "u", || false).unwrap();
         assert!(std::fs::read(&target).unwrap() == bytes);
         assert!(std::fs::metadata(&target).unwrap().blocks() * 512 < 1 << 20);
+    }
+
+    #[test]
+    fn a_working_copy_goes_and_the_original_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let (copy, original) = (directory.path().join("base.raw"), directory.path().join("disk"));
+        for path in [&copy, &original] {
+            std::fs::write(path, "disk").unwrap();
+        }
+        assert!(remove_copy(&original, &original).is_ok() && remove_copy(&copy, &original).is_ok());
+        assert!(original.exists() && !copy.exists());
+        assert!(matches!(remove_copy(&copy, &original), Err(Stop::Fault { .. })));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::digest::{ObjectId, StateId};
 use crate::disk::capture::{self, FrozenOverlay};
 use crate::disk::layer::{self, LayerIndex};
 use crate::disk::state::DiskState;
+use crate::execute::registered::{self, Registered};
 use crate::execute::{self, Bench, Epoch, Fault, FaultKind, Outcome, SealedDisk, Task};
 use crate::files::{self, Context};
 use crate::guest::Snapshot;
@@ -28,11 +29,14 @@ use crate::plan::{Actions, Node};
 use crate::progress::{StepDone, size};
 use crate::recipe::{Aids, Attached, Scrub};
 use crate::seal::SealReport;
-use crate::secret::{Scanner, SecretValue};
+use crate::secret::{Found, Scanner, SecretValue};
 use crate::store::objects::Readers;
 use crate::store::results::{ActionResult, Placement};
 use crate::store::work::ActionLock;
 use crate::store::{Data, LayerFiles};
+
+/// Where a lane's working disk has its files, in the lane's directory.
+const DISK: &str = "disk";
 
 /// What a lane is to do.
 pub(super) enum Start {
@@ -87,16 +91,30 @@ pub(super) fn host(error: &dyn miette::Diagnostic) -> Stop {
     Fault::of(FaultKind::Host, error).into()
 }
 
-fn secret_in_layer(name: &SecretName) -> Fault {
+fn secret_in_layer(Found { name, line }: &Found) -> Fault {
+    let part = if *line { "one line of the value" } else { "the value" };
     Fault::new(
         FaultKind::Step,
         "kiln::engine::secret_in_layer",
-        format!("the value of the secret `{name}` is on the image's disk"),
+        format!("{part} of the secret `{name}` is on the image's disk"),
     )
     .with_help(
         "nothing was recorded; read the secret where it is, in /run/kiln/secrets: a copy in the \
          guest stays in the layer even if it is deleted again",
     )
+}
+
+/// What to say of a guest that is still registered, unless the lane's fault says it: that of a
+/// build which was called off reaches nobody, nor does one behind another fault.
+fn left_registered(directory: &Path, end: &End) -> Option<String> {
+    let registered = Registered::read(&directory.join(DISK))?.to_string();
+    if let End::Failed { fault, .. } = end
+        && fault.to_string().contains(&registered)
+    {
+        return None;
+    }
+    let image = registered::image_of(directory).unwrap_or_default();
+    Some(format!("the registration of the image `{image}` was not ended: {registered}"))
 }
 
 /// Makes a fault of a panic: the engine's loop waits for the end of every lane.
@@ -163,6 +181,9 @@ impl Lane<'_> {
             Err(Stop::Replan) => End::Replan,
             Err(Stop::Fault { node, fault }) => self.judge(node, fault),
         };
+        if let Some(text) = left_registered(&directory, &end) {
+            self.tell(Event::Warning { text });
+        }
         let _ = std::fs::remove_dir_all(&directory);
         self.tell(Event::Ended { lane, end });
     }
@@ -419,7 +440,7 @@ impl Lane<'_> {
             // A loop device keeps the size that its file had.
             if let Some(bench) = held.bench.take() {
                 bench.close()?;
-                let disk = directory.join("disk");
+                let disk = directory.join(DISK);
                 std::fs::remove_dir_all(&disk)
                     .context("remove", &disk)
                     .map_err(|error| host(&error))?;
@@ -445,7 +466,7 @@ impl Lane<'_> {
         }
         if let Task::Step { registration: Some(_), .. } = task {
             let image = self.engine.image(node.image);
-            execute::registered::note_image(directory, image).map_err(|error| host(&error))?;
+            registered::note_image(directory, image).map_err(|error| host(&error))?;
         }
         let log = self.engine.store.log(node.key);
         let bench = self.bench(held, directory)?;
@@ -459,7 +480,7 @@ impl Lane<'_> {
         directory: &Path,
     ) -> Result<&'h mut Box<dyn Bench>, Stop> {
         if held.bench.is_none() {
-            let disk = directory.join("disk");
+            let disk = directory.join(DISK);
             files::make_directory(&disk, 0o700).map_err(|error| host(&error))?;
             let start = match held.id {
                 None => execute::Start::Blank(held.disk.virtual_size()),
@@ -486,8 +507,8 @@ impl Lane<'_> {
         let file = file.map_err(|error| host(&error))?;
         if let Some(scanner) = &held.scanner {
             let found = super::secrets::find(scanner, &file, &epoch.overlay, &epoch.changed);
-            if let Some(name) = found.map_err(|error| host(&error))? {
-                return Err(secret_in_layer(&name).into());
+            if let Some(found) = found.map_err(|error| host(&error))? {
+                return Err(secret_in_layer(&found).into());
             }
         }
         let overlay = FrozenOverlay { file: &file, path: &epoch.overlay };
@@ -719,4 +740,36 @@ pub(super) struct Captured {
     placement: Placement,
     /// The digest of the disk at rest, where it was asked for.
     frozen: Option<crate::digest::Digest>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registration_that_is_left_is_told_once() {
+        let directory = tempfile::tempdir().unwrap();
+        registered::note_image(directory.path(), "web").unwrap();
+        assert_eq!(left_registered(directory.path(), &End::Finished), None);
+        let disk = directory.path().join(DISK);
+        std::fs::create_dir(&disk).unwrap();
+        let account = "the user `me`".to_owned();
+        let note = Registered { consumer: Some("0b2f".to_owned()), account, server: None };
+        note.write(&disk).unwrap();
+        let failed = |message: String| {
+            let fault = Fault::new(FaultKind::Host, "kiln::execute::unregister", message);
+            End::Failed { node: None, fault }
+        };
+        // A called-off build, and a fault of something else.
+        for end in [End::Replan, End::Finished, failed("the step failed".to_owned())] {
+            let text = left_registered(directory.path(), &end).unwrap();
+            assert!(
+                text.starts_with("the registration of the image `web` was not ended"),
+                "{text}"
+            );
+            assert!(text.contains("consumer 0b2f of the user `me` may still"), "{text}");
+        }
+        let end = failed(format!("the guest could not be unregistered: {note}"));
+        assert_eq!(left_registered(directory.path(), &end), None);
+    }
 }

@@ -12,7 +12,7 @@ use crate::files::{Context, FileError};
 use crate::key::Action;
 use crate::name::SecretName;
 use crate::recipe::Account;
-use crate::secret::{EdgeFinds, Scanner, SecretError, SecretValue, Vault};
+use crate::secret::{EdgeFinds, Found, Scanner, SecretError, SecretValue, Vault};
 
 /// Blocks that are looked at in one go: 4 MiB.
 const STRIDE: u64 = 1024;
@@ -45,29 +45,29 @@ pub(super) fn find(
     file: &File,
     path: &Path,
     changed: &[Changed],
-) -> Result<Option<SecretName>, FileError> {
+) -> Result<Option<Found>, FileError> {
     let mut edges = EdgeFinds::default();
     for run in runs(changed) {
         let blocks = run.iter().map(|part| part.1).sum();
         let starts: Vec<u64> =
             (0..blocks).step_by(usize::try_from(STRIDE).expect("a small number")).collect();
         for window in starts.chunks(rayon::current_num_threads() * 2) {
-            let found: Vec<(Option<SecretName>, EdgeFinds)> = window
+            let found: Vec<(Option<Found>, EdgeFinds)> = window
                 .par_iter()
                 .map(|&start| {
                     let count = (blocks - start).min(STRIDE);
                     look(scanner, file, path, &run, start, count)
                 })
                 .collect::<Result<_, FileError>>()?;
-            for (name, more) in found {
-                if name.is_some() {
-                    return Ok(name);
+            for (found, more) in found {
+                if found.is_some() {
+                    return Ok(found);
                 }
                 edges = edges.and(more);
             }
         }
     }
-    Ok(scanner.joined(&edges).cloned())
+    Ok(scanner.joined(&edges))
 }
 
 /// Slots and lengths of what was written, those that follow each other on the disk together.
@@ -93,7 +93,7 @@ fn look(
     run: &[(u64, u64)],
     start: u64,
     count: u64,
-) -> Result<(Option<SecretName>, EdgeFinds), FileError> {
+) -> Result<(Option<Found>, EdgeFinds), FileError> {
     let more = (scanner.longest() as u64).div_ceil(BLOCK);
     let mut bytes = Vec::new();
     let (mut at, end) = (0, start + count + more);
@@ -108,8 +108,8 @@ fn look(
         }
         at += len;
     }
-    if let Some(name) = scanner.find(&bytes) {
-        return Ok((Some(name.clone()), EdgeFinds::default()));
+    if let Some(found) = scanner.find(&bytes) {
+        return Ok((Some(found), EdgeFinds::default()));
     }
     let own = usize::try_from(count).expect("a few blocks");
     let blocks = bytes.chunks_exact(BLOCK_LEN).take(own);
@@ -134,7 +134,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
         let found = find(&scanner(value), file.as_file(), file.path(), changed).unwrap();
-        found.is_some_and(|name| name.as_str() == "token")
+        found.is_some_and(|found| found.name.as_str() == "token")
     }
 
     fn changed(start: u64, len: u64, slot: u64) -> Changed {

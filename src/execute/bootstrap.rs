@@ -120,12 +120,17 @@ pub fn configuration(plan: &Plan) -> Vec<(&'static str, String)> {
 
 /// Makes [`EFI_PROGRAM`]: what `grub-install` would do, but that it wants the EFI system partition
 /// mounted, for which the host's kernel may lack the file system.
+///
+/// The program finds grub's other files by its own one, so that it still starts once the file system
+/// has a new id; the id decides where several disks have such a file. As with `grub-install`,
+/// `load.cfg` beside the modules says what is embedded.
 const EFI_SCRIPT: &str = r#"modules=/boot/grub/x86_64-efi
 mkdir -p $modules
 cp /usr/lib/grub/x86_64-efi/*.mod /usr/lib/grub/x86_64-efi/*.lst $modules
-printf 'search.fs_uuid %s root\nset prefix=($root)%s\n' "$2" "$3" >/tmp/early.cfg
-grub-mkimage --format=x86_64-efi --output=$modules/core.efi --config=/tmp/early.cfg \
-    --prefix="$3" part_gpt part_msdos ext2 xfs btrfs search_fs_uuid normal
+printf 'search.file %s root\nsearch.fs_uuid %s root\nset prefix=($root)%s\n' \
+    "${3%/}/x86_64-efi/core.efi" "$2" "$3" >$modules/load.cfg
+grub-mkimage --format=x86_64-efi --output=$modules/core.efi --config=$modules/load.cfg \
+    --prefix="$3" part_gpt part_msdos ext2 xfs btrfs search_fs_file search_fs_uuid normal
 "#;
 
 /// The script that installs the boot loader, run in the guest.

@@ -178,11 +178,16 @@ impl Keeper {
 
     /// Where the disk lost something, that is the cause, whatever the failure looked like.
     fn blame_the_disk<T>(&mut self, result: Result<T, Fault>) -> Result<T, Fault> {
-        result.map_err(|fault| match self.door.status() {
-            Ok(status) if status.lost.is_some() && fault.kind != FaultKind::Interrupted => {
-                of_door(&DoorError::Lost(status.lost))
+        result.map_err(|fault| {
+            if fault.kind == FaultKind::Interrupted {
+                return fault;
             }
-            _ => fault,
+            match self.door.status() {
+                Ok(status) if status.lost.is_some() => of_door(&DoorError::Lost(status.lost)),
+                Ok(_) => fault,
+                // Without its door, everything on the disk fails in some way of its own.
+                Err(error) => of_door(&error),
+            }
         })
     }
 

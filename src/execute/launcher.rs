@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::Mode;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
 
 use crate::link::Link;
@@ -57,6 +58,9 @@ impl Role {
     /// # Errors
     /// Where the role cannot be begun, or its connection breaks.
     pub fn run(self) -> io::Result<i32> {
+        // Directories that these processes make on a guest's disk become part of its layer, which
+        // must not depend on who runs kiln.
+        rustix::process::umask(Mode::WGRP | Mode::WOTH);
         let link = sys::inherited(0)?;
         let high = rustix::io::fcntl_dupfd_cloexec(&link, 3)?;
         drop(link);

@@ -97,7 +97,8 @@ pub fn note_image(lane: &Path, image: &str) -> Result<(), FileError> {
 }
 
 /// The image that a lane's directory names.
-pub(super) fn image_of(lane: &Path) -> Option<String> {
+#[must_use]
+pub fn image_of(lane: &Path) -> Option<String> {
     let mut text = String::new();
     File::open(lane.join(IMAGE)).ok()?.take(LARGEST).read_to_string(&mut text).ok()?;
     Some(text)

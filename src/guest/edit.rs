@@ -3,6 +3,8 @@
 //! How an expression is written is the business of [`crate::expression`]; here its patterns are
 //! compiled, and it is done. A line that is UTF-8 is matched as characters and any other as bytes.
 
+use std::time::{Duration, Instant};
+
 use pcre2::bytes::{CaptureLocations, Regex, RegexBuilder};
 
 use super::error::{GuestError, escaped, shown};
@@ -12,12 +14,23 @@ use crate::recipe::Edit;
 
 /// Largest file, before and after, in bytes: it is rewritten whole.
 const LARGEST: u64 = 64 << 20;
-/// Bytes that one expression may have PCRE2 check for being UTF-8, in one file: it checks the rest of
-/// a line before each match in it, which is the square of the line's length.
+/// Bytes that the expressions may have PCRE2 check for being UTF-8, in one file: it checks the rest
+/// of a line before each match in it, which is the square of the line's length.
 const CHECKED: u64 = 1 << 34;
-/// What one match may cost, in PCRE2's steps, nested backtracking points and KiB of heap, as in
-/// `selinux::pattern`. They stand in the pattern before its own text, which may not start so.
-const LIMITS: &str = "(*LIMIT_MATCH=1000000)(*LIMIT_DEPTH=100000)(*LIMIT_HEAP=4096)";
+/// What all expressions may take for one file. A match that has begun is not ended by it, but by
+/// [`STEPS`].
+const TIME: Duration = Duration::from_mins(1);
+/// What a match may cost from one place of a line, in PCRE2's steps, by the length of the line in
+/// bytes. PCRE2 counts anew at each place, so the two are multiplied. It does not count how far a
+/// repetition runs that cannot be given back, and makes such ones by itself unless told not to.
+const STEPS: [(usize, &str); 3] = [
+    (16 << 10, "(*LIMIT_MATCH=1000000)"),
+    (1 << 20, "(*NO_AUTO_POSSESS)(*LIMIT_MATCH=1000)"),
+    (usize::MAX, "(*NO_AUTO_POSSESS)(*LIMIT_MATCH=64)"),
+];
+/// And in nested backtracking points and KiB of heap, as in `selinux::pattern`. All limits stand in
+/// the pattern before its own text, which may not start so.
+const LIMITS: &str = "(*LIMIT_DEPTH=100000)(*LIMIT_HEAP=4096)";
 
 /// `edit`: every expression on every line before the next one, on what is between line ends. A link
 /// is followed; a file that no line of changes is not touched.
@@ -31,8 +44,9 @@ pub fn edit(root: &GuestRoot, step: &Edit) -> Result<(), GuestError> {
         step.expressions.iter().map(|text| Compiled::new(text)).collect::<Result<_, _>>()?;
     let before = root.read(path, LARGEST)?;
     let mut text = before.clone();
+    let mut budget = Budget::new();
     for expression in &compiled {
-        text = expression.on(&text).map_err(|(line, failure)| match failure {
+        text = expression.on(&text, &mut budget).map_err(|(line, failure)| match failure {
             Failure::Cost(source) => GuestError::ExpressionCost {
                 expression: escaped(expression.text),
                 path: shown(path),
@@ -66,6 +80,34 @@ impl From<pcre2::Error> for Failure {
 #[error("a long line that is not ASCII has too many matches")]
 struct TooManyMatches;
 
+/// No time is left for the file.
+#[derive(Debug, thiserror::Error)]
+#[error("the expressions have taken {} seconds for this file", TIME.as_secs())]
+struct TooSlow;
+
+/// What is left for one file.
+struct Budget {
+    /// Bytes that were checked for being UTF-8.
+    checked: u64,
+    until: Instant,
+}
+
+impl Budget {
+    fn new() -> Self {
+        Self { checked: 0, until: Instant::now() + TIME }
+    }
+
+    fn look(&self) -> Result<(), Failure> {
+        if self.checked > CHECKED {
+            return Err(Failure::Cost(Box::new(TooManyMatches)));
+        }
+        if Instant::now() >= self.until {
+            return Err(Failure::Cost(Box::new(TooSlow)));
+        }
+        Ok(())
+    }
+}
+
 /// A group that a replacement names and the pattern does not have.
 #[derive(Debug, thiserror::Error)]
 #[error("its replacement names group {0}, and its pattern has {1}")]
@@ -84,8 +126,16 @@ struct Ready {
     search: Option<Matcher>,
 }
 
-/// One pattern, for lines that are UTF-8 and for others.
+/// One pattern.
 struct Matcher {
+    /// The number of its groups.
+    groups: usize,
+    /// For lines of the lengths of [`STEPS`].
+    engines: [Engine; STEPS.len()],
+}
+
+/// One pattern with one limit, for lines that are UTF-8 and for others.
+struct Engine {
     characters: Regex,
     /// Also for lines of ASCII alone, on which the two agree.
     bytes: Regex,
@@ -109,7 +159,7 @@ impl<'a> Compiled<'a> {
             let mut search = None;
             if let Action::Substitute { pattern, replacement, .. } = &statement.action {
                 let found = Matcher::new(pattern).map_err(|error| wrong(Box::new(error)))?;
-                let groups = found.characters.captures_len() - 1;
+                let groups = found.groups;
                 for part in replacement {
                     if let Part::Group(group) = part
                         && *group > groups
@@ -125,9 +175,8 @@ impl<'a> Compiled<'a> {
     }
 
     /// The text that becomes of one; an error comes with the number of the line, from 1.
-    fn on(&self, text: &[u8]) -> Result<Vec<u8>, (usize, Failure)> {
+    fn on(&self, text: &[u8], budget: &mut Budget) -> Result<Vec<u8>, (usize, Failure)> {
         let mut out = Vec::with_capacity(text.len());
-        let mut checked = 0;
         for (number, whole) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
             let line = whole.strip_suffix(b"\n").unwrap_or(whole);
             let line = if line.len() < whole.len() {
@@ -136,7 +185,7 @@ impl<'a> Compiled<'a> {
                 line
             };
             if let Some(changed) =
-                self.line(line, &mut checked).map_err(|failure| (number + 1, failure))?
+                self.line(line, budget).map_err(|failure| (number + 1, failure))?
             {
                 out.extend_from_slice(&changed);
                 out.extend_from_slice(&whole[line.len()..]);
@@ -149,11 +198,12 @@ impl<'a> Compiled<'a> {
     }
 
     /// What becomes of a line; `None` where it is removed.
-    fn line(&self, line: &[u8], checked: &mut u64) -> Result<Option<Vec<u8>>, Failure> {
+    fn line(&self, line: &[u8], budget: &mut Budget) -> Result<Option<Vec<u8>>, Failure> {
         let mut line = line.to_vec();
         for Ready { statement, guard, search } in &self.statements {
+            budget.look()?;
             if let (Some(matcher), Some(guard)) = (guard, &statement.guard)
-                && matcher.of(&line).is_match(&line)? == guard.negated
+                && matcher.of(&line).0.is_match(&line)? == guard.negated
             {
                 continue;
             }
@@ -173,7 +223,7 @@ impl<'a> Compiled<'a> {
                 }
                 Action::Substitute { replacement, all, .. } => {
                     let search = search.as_ref().expect("compiled with the statement");
-                    if let Some(changed) = search.replace(&line, replacement, *all, checked)? {
+                    if let Some(changed) = search.replace(&line, replacement, *all, budget)? {
                         line = changed;
                     }
                 }
@@ -195,22 +245,31 @@ impl Matcher {
             builder
         };
         // By itself first, as an error counts from the start of what is compiled.
-        builder().utf(true).build(&pattern.regex)?;
-        let regex = format!("{LIMITS}{}", pattern.regex);
-        let characters = builder().utf(true).build(&regex)?;
-        // Of a character in the pattern, bytes could match a part. One that is written as a number is
-        // no pattern for bytes at all.
-        let plain = if pattern.regex.is_ascii() { builder().build(&regex).ok() } else { None };
-        Ok(match plain {
-            Some(bytes) => Self { characters, bytes, plain: true },
-            // With this option PCRE2 passes over what is no character.
-            None => Self { characters, bytes: builder().ucp(true).build(&regex)?, plain: false },
-        })
+        let groups = builder().utf(true).build(&pattern.regex)?.captures_len() - 1;
+        let engine = |steps: &str| {
+            let regex = format!("{steps}{LIMITS}{}", pattern.regex);
+            let characters = builder().utf(true).build(&regex)?;
+            // Of a character in the pattern, bytes could match a part. One that is written as a
+            // number is no pattern for bytes at all.
+            let plain = if pattern.regex.is_ascii() { builder().build(&regex).ok() } else { None };
+            Ok::<_, pcre2::Error>(match plain {
+                Some(bytes) => Engine { characters, bytes, plain: true },
+                // With this option PCRE2 passes over what is no character.
+                None => {
+                    Engine { characters, bytes: builder().ucp(true).build(&regex)?, plain: false }
+                }
+            })
+        };
+        let [(_, short), (_, long), (_, huge)] = STEPS;
+        Ok(Self { groups, engines: [engine(short)?, engine(long)?, engine(huge)?] })
     }
 
-    fn of(&self, line: &[u8]) -> &Regex {
+    /// What matches a line, and whether PCRE2 checks the line for being UTF-8 first.
+    fn of(&self, line: &[u8]) -> (&Regex, bool) {
+        let longer = STEPS.iter().filter(|(longest, _)| line.len() > *longest).count();
+        let engine = &self.engines[longer];
         let text = !line.is_ascii() && std::str::from_utf8(line).is_ok();
-        if text { &self.characters } else { &self.bytes }
+        if text { (&engine.characters, true) } else { (&engine.bytes, !engine.plain) }
     }
 
     /// The line with the first match, or all, replaced; `None` where nothing matches.
@@ -219,10 +278,9 @@ impl Matcher {
         line: &[u8],
         replacement: &[Part],
         all: bool,
-        checked: &mut u64,
+        budget: &mut Budget,
     ) -> Result<Option<Vec<u8>>, Failure> {
-        let regex = self.of(line);
-        let unchecked = self.plain && std::ptr::eq(regex, &raw const self.bytes);
+        let (regex, is_checked) = self.of(line);
         let mut groups = regex.capture_locations();
         let (mut out, mut copied, mut at) = (Vec::new(), 0, 0);
         let mut last_end = None;
@@ -236,43 +294,53 @@ impl Matcher {
             }
             // As with sed, nothing is matched once more right behind a match.
             if start < end || last_end != Some(end) {
-                out.extend_from_slice(&line[copied..start]);
-                fill(&mut out, replacement, &groups, line);
+                append(&mut out, &line[copied..start])?;
+                fill(&mut out, replacement, &groups, line)?;
                 (copied, last_end) = (end, Some(end));
-            }
-            if out.len() as u64 > LARGEST {
-                return Err(Failure::TooLarge);
             }
             if !all {
                 break;
             }
-            if !unchecked {
-                *checked += (line.len() - end) as u64;
-                if *checked > CHECKED {
-                    return Err(Failure::Cost(Box::new(TooManyMatches)));
-                }
+            if is_checked {
+                budget.checked += (line.len() - end) as u64;
             }
+            budget.look()?;
             at = if start < end { end } else { next_character(line, end) };
         }
         if last_end.is_none() {
             return Ok(None);
         }
-        out.extend_from_slice(&line[copied..]);
+        append(&mut out, &line[copied..])?;
         Ok(Some(out))
     }
 }
 
-fn fill(out: &mut Vec<u8>, replacement: &[Part], groups: &CaptureLocations, line: &[u8]) {
+fn fill(
+    out: &mut Vec<u8>,
+    replacement: &[Part],
+    groups: &CaptureLocations,
+    line: &[u8],
+) -> Result<(), Failure> {
     for part in replacement {
         match part {
-            Part::Text(text) => out.extend_from_slice(text.as_bytes()),
+            Part::Text(text) => append(out, text.as_bytes())?,
             Part::Group(number) => {
                 if let Some((start, end)) = groups.get(*number) {
-                    out.extend_from_slice(&line[start..end]);
+                    append(out, &line[start..end])?;
                 }
             }
         }
     }
+    Ok(())
+}
+
+/// Appends to a line where that does not grow too large; nothing is appended otherwise.
+fn append(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Failure> {
+    if (out.len() + bytes.len()) as u64 > LARGEST {
+        return Err(Failure::TooLarge);
+    }
+    out.extend_from_slice(bytes);
+    Ok(())
 }
 
 /// Where the character after the one at `at` starts; in bytes that are no text, the next byte.
@@ -287,7 +355,12 @@ mod tests {
     use super::*;
 
     fn edited(expression: &str, text: &[u8]) -> Vec<u8> {
-        Compiled::new(expression).unwrap().on(text).unwrap()
+        Compiled::new(expression).unwrap().on(text, &mut Budget::new()).unwrap()
+    }
+
+    fn failed(expression: &str, text: &[u8]) -> (usize, Failure) {
+        // Without the text, which may be millions of bytes.
+        Compiled::new(expression).unwrap().on(text, &mut Budget::new()).map(drop).unwrap_err()
     }
 
     #[test]
@@ -339,17 +412,66 @@ mod tests {
 
     #[test]
     fn what_costs_too_much_or_grows_too_large_ends() {
-        let expression = Compiled::new("s/(a+)+$/x/").unwrap();
         let line = [b"ok\n".as_slice(), &[b'a'; 64], b"!\n"].concat();
-        assert!(matches!(expression.on(&line), Err((2, Failure::Cost(_)))));
+        assert!(matches!(failed("s/(a+)+$/x/", &line), (2, Failure::Cost(_))));
         let text = vec![b'a'; 1 << 20];
         let hundred = format!("s/a/{}/g", "b".repeat(100));
-        let large = Compiled::new(&hundred).unwrap().on(&text);
-        assert!(matches!(large, Err((1, Failure::TooLarge))));
+        assert!(matches!(failed(&hundred, &text), (1, Failure::TooLarge)));
         let text = [b"\n".as_slice(), "ä".repeat(1 << 20).as_bytes()].concat();
-        let mut checked = CHECKED - (1 << 20);
+        let mut budget = Budget { checked: CHECKED - (1 << 20), ..Budget::new() };
         let matcher = &Compiled::new("s/ä/a/g").unwrap();
-        assert!(matches!(matcher.line(&text, &mut checked), Err(Failure::Cost(_))));
+        assert!(matches!(matcher.line(&text, &mut budget), Err(Failure::Cost(_))));
+    }
+
+    #[test]
+    fn a_long_line_has_fewer_steps_at_each_of_its_places() {
+        let start = Instant::now();
+        for blanks in [1_000_000, 8_000_000] {
+            let line = [&vec![b' '; blanks][..], b"x y"].concat();
+            // What `\s+` takes before a `y`, PCRE2 by itself would not give back, nor count.
+            for expression in ["s/\\s+$//", "s/\\s+y//", "s/a/b/ if /\\s+y/"] {
+                let found = failed(expression, &line);
+                assert!(matches!(found, (1, Failure::Cost(_))), "{expression}");
+            }
+            assert!(edited("s/ +x/z/", &line) == b"z y");
+            assert!(edited("s/y$/z/", &line).ends_with(b"x z"));
+        }
+        // Without the limits it is hours.
+        assert!(start.elapsed() < TIME);
+    }
+
+    #[test]
+    fn a_file_has_so_much_time() {
+        let mut budget = Budget { until: Instant::now(), ..Budget::new() };
+        let late = |found: Result<Vec<u8>, (usize, Failure)>| match found {
+            Err((line, Failure::Cost(source))) => (line, source.to_string()),
+            other => panic!("{other:?}"),
+        };
+        let why = "the expressions have taken 60 seconds for this file".to_owned();
+        let found = Compiled::new("s/a/b/").unwrap().on(b"a", &mut budget);
+        assert_eq!(late(found), (1, why.clone()));
+        // Also within one line.
+        let matcher = Compiled::new("s/a/b/g").unwrap();
+        let search = matcher.statements[0].search.as_ref().unwrap();
+        let within = search.replace(b"aa", &[], true, &mut budget).map(Option::unwrap_or_default);
+        assert_eq!(late(within.map_err(|failure| (1, failure))), (1, why));
+    }
+
+    #[test]
+    fn a_replacement_is_not_made_before_its_size_is_known() {
+        let text = vec![b'a'; 1 << 20];
+        let thousand = format!("s/(.*)/{}/", "$1".repeat(1000));
+        let matcher = Compiled::new(&thousand).unwrap();
+        let Action::Substitute { replacement, .. } = &matcher.statements[0].statement.action else {
+            panic!("it is a substitution");
+        };
+        let search = matcher.statements[0].search.as_ref().unwrap();
+        let (regex, _) = search.of(&text);
+        let mut groups = regex.capture_locations();
+        regex.captures_read(&mut groups, &text).unwrap().unwrap();
+        let mut out = Vec::new();
+        assert!(matches!(fill(&mut out, replacement, &groups, &text), Err(Failure::TooLarge)));
+        assert_eq!(out.len() as u64, LARGEST);
     }
 
     #[test]

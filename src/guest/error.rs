@@ -202,7 +202,7 @@ pub enum GuestError {
     #[diagnostic(
         code("kiln::guest::expression_cost"),
         help(
-            "a repetition inside of a repetition, as in `(a+)+`, tries every way to split a line; write it with one"
+            "a repetition inside of a repetition, as in `(a+)+`, tries every way to split a line; write it with one. On a long line, one that can start anywhere, as in `\\s+$`, costs as much; begin with what comes before it, or use `run-command` with the guest's own sed"
         )
     )]
     ExpressionCost {

@@ -5,6 +5,7 @@
 mod reader;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,10 @@ use crate::compression;
 use crate::recipe::CopyIn;
 
 const UNPACK: &str = "unpack into";
+/// The xattr of a directory that what is made in it inherits (acl(5), "OBJECT TYPES AND DEFAULT ACLs").
+const INHERITED: &[u8] = b"system.posix_acl_default";
+/// Largest sum of the default ACLs of an archive, in bytes: they are held until its end.
+const LARGEST_INHERITED: usize = 16 << 20;
 
 /// `tar-in`: everything that the archive holds, with the archive's modes, times, xattrs, and the
 /// step's owners or else the archive's numbers. Directories that are there keep what they have,
@@ -35,8 +40,8 @@ pub fn tar_in(root: &GuestRoot, step: &CopyIn<Snapshot>) -> Result<(), GuestErro
     let damaged = |source| GuestError::Archive { path: shown(step.source.path.as_path()), source };
     let file = open_snapshot(&step.source)?;
     let mut archive = Archive::new(compression::reader(file).map_err(damaged)?);
-    let mut unpacking =
-        Unpacking { root, into, wanted, made: BTreeMap::new(), links: BTreeSet::new() };
+    let (made, links) = (BTreeMap::new(), BTreeSet::new());
+    let mut unpacking = Unpacking { root, into, wanted, made, held: 0, links, damaged: &damaged };
     while let Some(entry) = archive.next().map_err(damaged)? {
         unpacking.entry(entry, &mut archive)?;
     }
@@ -49,18 +54,44 @@ struct Unpacking<'a> {
     root: &'a GuestRoot,
     into: &'a Path,
     wanted: FileAttributes,
-    /// Directories that were made, below `into`, and their entries, where they have come.
-    made: BTreeMap<PathBuf, Option<Entry>>,
+    /// Directories that were made, below `into`.
+    made: BTreeMap<PathBuf, Later>,
+    /// Bytes of default ACLs in `made`.
+    held: usize,
     /// Links that were made: no later entry may go through one.
     links: BTreeSet<PathBuf>,
+    /// What the archive's own failure becomes.
+    damaged: &'a dyn Fn(io::Error) -> GuestError,
+}
+
+/// What a directory gets when everything is in it. Archives are large, and nothing else is held.
+#[derive(Default)]
+struct Later {
+    /// In seconds and nanoseconds; `None` where no entry came for it.
+    modified: Option<(i64, u32)>,
+    default_acl: Option<Vec<u8>>,
+}
+
+/// An archive that keeps the error with which reading it ends, to tell it from those of writing.
+struct Watched<'a, R> {
+    archive: &'a mut Archive<R>,
+    failure: &'a mut Option<io::Error>,
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.archive.read(buffer).map_err(|error| {
+            let kind = error.kind();
+            if kind != io::ErrorKind::Interrupted {
+                *self.failure = Some(error);
+            }
+            kind.into()
+        })
+    }
 }
 
 impl Unpacking<'_> {
-    fn entry(
-        &mut self,
-        entry: Entry,
-        archive: &mut Archive<impl std::io::Read>,
-    ) -> Result<(), GuestError> {
+    fn entry(&mut self, entry: Entry, archive: &mut Archive<impl Read>) -> Result<(), GuestError> {
         let below = self.inside(&entry.path, &entry)?;
         if below.as_os_str().is_empty() {
             // The directory itself, which was there before.
@@ -75,8 +106,8 @@ impl Unpacking<'_> {
             if !self.root.is_directory(&path) {
                 self.make_directory(&below)?;
             }
-            if let Some(made) = self.made.get_mut(&below) {
-                *made = Some(entry);
+            if self.made.contains_key(&below) {
+                self.directory(below, entry)?;
             }
             return Ok(());
         }
@@ -88,7 +119,11 @@ impl Unpacking<'_> {
                     place.unlink(UNPACK)?;
                 }
                 let owners = self.attributes(&entry);
-                place.replace(UNPACK, owners, false, |to| std::io::copy(archive, to).map(drop))?;
+                let mut failure = None;
+                let mut bytes = Watched { archive, failure: &mut failure };
+                place
+                    .replace(UNPACK, owners, false, |to| io::copy(&mut bytes, to).map(drop))
+                    .map_err(|error| failure.map_or(error, self.damaged))?;
             }
             Kind::Symlink => {
                 if entry.link.is_empty() {
@@ -158,7 +193,23 @@ impl Unpacking<'_> {
             expect_directory(self.root, UNPACK, &path)?;
         }
         place.make_directory(UNPACK)?;
-        self.made.insert(below.to_owned(), None);
+        place.chown(UNPACK, self.wanted.uid, self.wanted.gid)?;
+        self.made.insert(below.to_owned(), Later::default());
+        Ok(())
+    }
+
+    /// Gives a directory that was made what its entry says, but for what has to come last.
+    fn directory(&mut self, below: PathBuf, mut entry: Entry) -> Result<(), GuestError> {
+        let place = self.root.place(UNPACK, self.into.join(&below))?;
+        let inherited = entry.xattrs.iter().position(|(name, _)| name == INHERITED);
+        let default_acl = inherited.map(|at| entry.xattrs.swap_remove(at).1);
+        self.held += default_acl.as_ref().map_or(0, Vec::len);
+        if self.held > LARGEST_INHERITED {
+            let why = "the default ACLs of its directories are larger than 16 MiB";
+            return Err((self.damaged)(io::Error::new(io::ErrorKind::InvalidData, why)));
+        }
+        self.finish_one(&place, &entry)?;
+        self.made.insert(below, Later { modified: Some(entry.modified), default_acl });
         Ok(())
     }
 
@@ -186,13 +237,16 @@ impl Unpacking<'_> {
         place.set_modified(UNPACK, entry.modified)
     }
 
-    /// What is put into a directory changes its time, so directories come last, inner ones first.
+    /// What is put into a directory changes its time, and inherits its default ACL, so these come
+    /// last, inner directories first.
     fn finish(self) -> Result<(), GuestError> {
-        for (below, entry) in self.made.iter().rev() {
+        for (below, later) in self.made.iter().rev() {
             let place = self.root.place(UNPACK, self.into.join(below))?;
-            match entry {
-                Some(entry) => self.finish_one(&place, entry)?,
-                None => place.chown(UNPACK, self.wanted.uid, self.wanted.gid)?,
+            if let Some(acl) = &later.default_acl {
+                place.set_xattr(UNPACK, INHERITED, acl)?;
+            }
+            if let Some(modified) = later.modified {
+                place.set_modified(UNPACK, modified)?;
             }
         }
         Ok(())

@@ -107,7 +107,7 @@ impl Origin {
         match self {
             Self::Url(_) | Self::Template { arch: Some(_), .. } => self.to_string(),
             Self::Template { arch: None, .. } | Self::Catalog(_) => {
-                format!("{self} {}", std::env::consts::ARCH)
+                format!("{self} {}", crate::host::architecture())
             }
         }
     }

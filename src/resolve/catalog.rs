@@ -7,8 +7,8 @@ use std::path::Path;
 
 use kdl::{KdlEntry, KdlNode};
 
-use super::ResolveError;
-use crate::fetch::{checksum, is_secure};
+use super::{ResolveError, arch_of};
+use crate::fetch::{checksum, is_secure, names_a_user};
 use crate::files::read_bounded;
 use crate::mistake::{Mistake, Mistakes, nearest};
 use crate::parse;
@@ -142,8 +142,12 @@ fn entry(file: FileId, node: &KdlNode) -> Result<Entry, Mistake> {
     let name = name.ok_or_else(|| wrong(at, "this is no name of an image", "this"))?.to_owned();
     let arch = text("arch").filter(|arch| is_word(arch));
     let arch = arch.ok_or_else(|| wrong(at, "an image has an `arch`", "this one has none"))?;
+    let arch = arch_of(&arch).to_owned();
     let (url, place) =
         property("url").ok_or_else(|| wrong(at, "an image has a `url`", "this one has none"))?;
+    if names_a_user(&url) {
+        return Err(wrong(place, "a user or password has no place in an address", "here"));
+    }
     if !url.starts_with("https://") && !url.starts_with("http://") {
         return Err(wrong(place, "only `https` and `http` are fetched", "here"));
     }

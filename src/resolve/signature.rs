@@ -30,9 +30,15 @@ pub(super) fn verify(
     key: &Path,
     fingerprint: Option<&str>,
 ) -> Result<String, ResolveError> {
+    let bad = |why: &str| ResolveError::Signature { url: url.to_owned(), why: why.to_owned() };
+    let keyring = keys(key)?;
+    // gpgv also takes packets, and unpacks compressed ones without a bound before it judges.
+    if !document.starts_with(SIGNED.as_bytes()) {
+        return Err(bad("it is no text with a signature"));
+    }
     let room = Room::new()?;
     let (ring, signed, text) = (room.file("ring.gpg"), room.file("signed"), room.file("text"));
-    fs::write(&ring, keys(key)?).context("write", &ring)?;
+    fs::write(&ring, keyring).context("write", &ring)?;
     fs::write(&signed, document).context("write", &signed)?;
     let output = Command::new("gpgv")
         .arg("--homedir")
@@ -52,7 +58,6 @@ pub(super) fn verify(
         }
         output => output.context("run", Path::new("gpgv"))?,
     };
-    let bad = |why: &str| ResolveError::Signature { url: url.to_owned(), why: why.to_owned() };
     let status = String::from_utf8_lossy(&output.stdout);
     judge(&status, output.status.success(), fingerprint).map_err(|why| bad(&why))?;
     let bytes = read_bounded(&text, LARGEST_INDEX)?;
@@ -264,6 +269,19 @@ mod tests {
             if let Ok(text) = verify("u", document.as_bytes(), &signer.key, None) {
                 assert_eq!(text, "[os]\nfile=good\n");
             }
+        }
+    }
+
+    #[test]
+    fn a_packet_is_not_unpacked() {
+        let signer = Signer::new("one@kiln.example");
+        let path = signer.home.path().join("zeros");
+        fs::write(&path, vec![0; 1 << 20]).unwrap();
+        let path = path.to_str().unwrap();
+        for options in [&["--store"][..], &["--sign", "--output", "-"]] {
+            let packet = signer.gpg(&[options, &["--output", "-", path]].concat());
+            assert!(packet.len() < 1 << 16, "gpg compresses");
+            assert!(why(verify("u", &packet, &signer.key, None)).contains("no text"));
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::ResolveError;
 use super::ini::{self, Fault, Section};
-use crate::fetch::ProxyUse;
+use crate::fetch::{ProxyUse, names_a_user};
 use crate::files::{Context, read_bounded};
 
 /// Largest configuration file, and most of them.
@@ -127,6 +127,9 @@ fn source(section: &Section, directory: &Path) -> Result<Source, Fault> {
         let fault = |why: &str| Err(Fault::at(field.line, why));
         let value = field.value.as_str();
         match field.key.as_str() {
+            "uri" if names_a_user(value) => {
+                return fault("a user or password has no place in an address");
+            }
             "uri" if value.starts_with("https://") || value.starts_with("http://") => {
                 value.clone_into(&mut source.uri);
             }
@@ -204,6 +207,7 @@ mod tests {
         for (text, line) in [
             ("[a]\n", 1),
             ("[a]\nuri=file:///etc/index\n", 2),
+            ("[a]\nuri=https://me:secret@a/index\n", 2),
             ("[a]\nuri=https://a\ngpgkey=https://a/key\n", 3),
             ("[a]\nuri=https://a\nfingerprint=12\n", 3),
             ("[a]\nuri=https://a\ncheck-signature=false\n", 3),

@@ -1,5 +1,7 @@
 //! Replaces values in a stream as it goes by.
 
+use zeroize::{Zeroize, Zeroizing};
+
 use super::SecretValue;
 use super::needles::{self, Needles};
 use crate::name::SecretName;
@@ -12,6 +14,12 @@ pub struct Masker {
     /// For each form, as in [`Needles::forms`], the length of its longest border at each place.
     borders: Vec<Vec<usize>>,
     held: Vec<u8>,
+}
+
+impl Drop for Masker {
+    fn drop(&mut self) {
+        self.held.zeroize();
+    }
 }
 
 impl Masker {
@@ -53,7 +61,7 @@ impl Masker {
     /// Ends the stream, or a part of it that stands for itself; gives what was held back.
     pub fn finish(&mut self) -> Vec<u8> {
         let Some(needles) = &self.needles else { return Vec::new() };
-        let held = std::mem::take(&mut self.held);
+        let held = Zeroizing::new(std::mem::take(&mut self.held));
         let mut out = Vec::new();
         let mut at = 0;
         for found in needles.automaton.find_iter(&held) {
@@ -67,7 +75,7 @@ impl Masker {
 
     /// Forgets what is held back, where the rest of the stream will not come.
     pub fn cut(&mut self) {
-        self.held.clear();
+        self.held.zeroize();
     }
 
     /// A whole text at once.

@@ -7,6 +7,8 @@ use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind, StartKind};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
+use zeroize::Zeroizing;
+
 use super::SecretValue;
 use crate::name::SecretName;
 
@@ -15,12 +17,15 @@ use crate::name::SecretName;
 const FAST: usize = 16 << 10;
 /// Fewest bytes of one line of a value that is looked for by itself.
 const SHORTEST_LINE: usize = 16;
+/// The same on a disk, where much else is written too.
+const SHORTEST_KEY_LINE: usize = 32;
 
-/// Every form of some secrets, longest first, and an automaton that finds them.
+/// Every form of some secrets, longest first, and an automaton that finds them. The forms are wiped
+/// when they go; what the automaton holds of them cannot be.
 #[derive(Debug)]
 pub(super) struct Needles {
     /// The forms, and which of `names` each belongs to.
-    pub(super) forms: Vec<(Vec<u8>, usize)>,
+    pub(super) forms: Vec<(Zeroizing<Vec<u8>>, usize)>,
     /// The names of the secrets.
     pub(super) names: Vec<SecretName>,
     /// Finds the leftmost form, and the longest of those; its patterns are `forms`.
@@ -32,11 +37,13 @@ impl Needles {
         secrets: &[(SecretName, SecretValue)],
         forms_of: impl Fn(&[u8]) -> BTreeSet<Vec<u8>>,
     ) -> Self {
-        let mut forms: Vec<(Vec<u8>, usize)> = Vec::new();
+        let mut forms: Vec<(Zeroizing<Vec<u8>>, usize)> = Vec::new();
         for (number, (_, value)) in secrets.iter().enumerate() {
-            forms.extend(forms_of(&value.0).into_iter().map(|form| (form, number)));
+            forms.extend(forms_of(&value.0).into_iter().map(|form| (form.into(), number)));
         }
-        forms.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.cmp(b)));
+        forms.sort_by(|(a, of_a), (b, of_b)| {
+            b.len().cmp(&a.len()).then_with(|| a.as_slice().cmp(b)).then(of_a.cmp(of_b))
+        });
         forms.dedup_by(|a, b| a.0 == b.0);
         let total: usize = forms.iter().map(|(form, _)| form.len()).sum();
         let kind =
@@ -62,13 +69,45 @@ impl Needles {
     }
 }
 
-/// The forms of a value in what programs print: as it is; each longer line of it; base64 with both
-/// alphabets, at any place in what was encoded, and in lines as `base64` and `openssl` write them;
-/// hexadecimal; percent-encoded; as inside a text of JSON; and as shells quote it.
+/// The forms of a value in what programs print: those of the whole value, and each longer line.
 #[must_use]
 pub fn printed(value: &[u8]) -> BTreeSet<Vec<u8>> {
-    let mut forms = BTreeSet::from([value.to_vec()]);
+    let mut forms = whole(value);
     forms.extend(lines(value));
+    forms
+}
+
+/// The forms of a value on a disk: those of the whole value, UTF-16 as Windows and Java write it, and
+/// those lines that are part of a key: an ordinary line of a configuration may be there anyway.
+#[must_use]
+pub fn stored(value: &[u8]) -> BTreeSet<Vec<u8>> {
+    let mut forms = whole(value);
+    for text in [value, value.trim_ascii_end()] {
+        if let Ok(text) = std::str::from_utf8(text)
+            && text.len() >= super::SHORTEST
+        {
+            forms.insert(text.encode_utf16().flat_map(u16::to_le_bytes).collect());
+        }
+    }
+    forms.extend(key_lines(value).map(<[u8]>::to_vec));
+    forms
+}
+
+/// The forms of a whole value, and of the value without white space at its end, which programs cut
+/// off: as it is; base64 with both alphabets, at any place in what was encoded, and in lines as
+/// `base64` and `openssl` write them; hexadecimal; percent-encoded; as inside a text of JSON; and
+/// as shells quote it.
+fn whole(value: &[u8]) -> BTreeSet<Vec<u8>> {
+    let mut forms = encoded(value);
+    let trimmed = value.trim_ascii_end();
+    if trimmed.len() < value.len() && trimmed.len() >= super::SHORTEST {
+        forms.append(&mut encoded(trimmed));
+    }
+    forms
+}
+
+fn encoded(value: &[u8]) -> BTreeSet<Vec<u8>> {
+    let mut forms = BTreeSet::from([value.to_vec()]);
     base64(value, &mut forms);
     for digits in [b"0123456789abcdef", b"0123456789ABCDEF"] {
         forms.insert(hexadecimal(value, digits));
@@ -82,24 +121,38 @@ pub fn printed(value: &[u8]) -> BTreeSet<Vec<u8>> {
     forms
 }
 
-/// The forms of a value on a disk: those of [`printed`], and UTF-16 as Windows and Java write it.
-#[must_use]
-pub fn stored(value: &[u8]) -> BTreeSet<Vec<u8>> {
-    let mut forms = printed(value);
-    if let Ok(text) = std::str::from_utf8(value) {
-        forms.insert(text.encode_utf16().flat_map(u16::to_le_bytes).collect());
-    }
-    forms
-}
-
 /// Lines of a value of several lines that say something by themselves: the frame around a key does
 /// not, and stands in many programs.
 fn lines(value: &[u8]) -> impl Iterator<Item = Vec<u8>> {
-    value
-        .split(|&byte| byte == b'\n')
-        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+    split(value)
         .filter(|line| line.len() >= SHORTEST_LINE && !line.starts_with(b"-----"))
         .map(<[u8]>::to_vec)
+}
+
+/// Lines of a value of several lines that nobody else has written: long ones of hexadecimal digits,
+/// or of base64 with digits and letters of both cases, as in keys and tokens.
+pub(super) fn key_lines(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    split(value)
+        .filter(move |line| line.len() < value.trim_ascii_end().len())
+        .filter(|line| line.len() >= SHORTEST_KEY_LINE && is_key_material(line))
+}
+
+fn split(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+}
+
+fn is_key_material(line: &[u8]) -> bool {
+    let padding = line.iter().rev().take_while(|&&byte| byte == b'=').count();
+    let line = &line[..line.len() - padding.min(2)];
+    let of = |more: &[u8]| line.iter().all(|c| c.is_ascii_alphanumeric() || more.contains(c));
+    let has = |kind: fn(&u8) -> bool| line.iter().any(kind);
+    let (digits, letters) = (has(u8::is_ascii_digit), has(u8::is_ascii_alphabetic));
+    if line.iter().all(u8::is_ascii_hexdigit) {
+        return digits && letters;
+    }
+    // Both alphabets of base64, the second with what stands between the parts of a token.
+    let mixed = digits && has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase);
+    mixed && (of(b"+/") || of(b"-_."))
 }
 
 fn base64(value: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
@@ -270,6 +323,48 @@ mod tests {
         assert!(has(key, "c2VjcmV0c2VjcmV0c2VjcmV0"));
         assert!(!has(key, "-----BEGIN PRIVATE KEY-----"));
         assert!(!has(key, "short"));
+    }
+
+    #[test]
+    fn only_lines_of_a_key_are_looked_for_on_a_disk() {
+        let lines = [
+            "Accept: application/json",
+            "a-line-of-a-configuration-in-many-guests",
+            "/usr/lib/python3/distpackages/something",
+            "/usr/lib/X86/64-linux-gnu/something.so.1",
+            "================================================",
+            "0000000000000000000000000000000000000000",
+        ];
+        let keys = [
+            "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSj",
+            "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJraWxuIn0",
+            "9f86d081884c7d659a2feaa0c55ad015",
+            "c2VjcmV0c2VjcmV0c2VjcmV0c2Vjcg==",
+        ];
+        let value = [&lines[..], &keys[..]].concat().join("\n");
+        let (on_disk, in_print) = (stored(value.as_bytes()), printed(value.as_bytes()));
+        for line in lines {
+            assert!(!on_disk.contains(line.as_bytes()), "{line}");
+            assert!(in_print.contains(line.as_bytes()), "{line}");
+        }
+        for line in keys {
+            assert!(on_disk.contains(line.as_bytes()), "{line}");
+        }
+        // The only line of a value is the whole of it.
+        assert_eq!(key_lines(format!("{}\n", keys[0]).as_bytes()).count(), 0);
+    }
+
+    #[test]
+    fn a_value_is_known_without_the_white_space_at_its_end() {
+        let value = b"open sesame! \r\n\n";
+        for text in ["open sesame!", "b3BlbiBzZXNhbWUh", "6f70656e20736573616d6521"] {
+            assert!(printed(value).contains(text.as_bytes()), "{text}");
+            assert!(stored(value).contains(text.as_bytes()), "{text}");
+        }
+        let wide: Vec<u8> = "open sesame!".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(stored(value).contains(&wide));
+        // What is left of this one is too short to be told from other bytes.
+        assert!(!printed(b"seven77\n\n").contains(b"seven77".as_slice()));
     }
 
     #[test]

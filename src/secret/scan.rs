@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use zeroize::Zeroizing;
+
 use super::SecretValue;
 use super::needles::{self, Needles};
 use crate::name::SecretName;
@@ -14,6 +16,17 @@ const LONGEST_CUT: usize = 512;
 #[derive(Debug)]
 pub struct Scanner {
     needles: Needles,
+    /// For each form, as in [`Needles::forms`], whether it is only one line of its value.
+    lines: Vec<bool>,
+}
+
+/// A secret that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Which one.
+    pub name: SecretName,
+    /// Whether it is only one line of its value.
+    pub line: bool,
 }
 
 /// Forms of secrets that a block ends or begins with in part: the number of the form, and how many
@@ -38,7 +51,12 @@ impl Scanner {
     /// One that finds these.
     #[must_use]
     pub fn new(secrets: &[(SecretName, SecretValue)]) -> Self {
-        Self { needles: Needles::new(secrets, needles::stored) }
+        let needles = Needles::new(secrets, needles::stored);
+        let is_line = |(form, number): &(Zeroizing<Vec<u8>>, usize)| {
+            needles::key_lines(&secrets[*number].1.0).any(|line| line == form.as_slice())
+        };
+        let lines = needles.forms.iter().map(is_line).collect();
+        Self { needles, lines }
     }
 
     /// Length of the longest form that can be found.
@@ -49,9 +67,13 @@ impl Scanner {
 
     /// The first secret in some bytes.
     #[must_use]
-    pub fn find(&self, bytes: &[u8]) -> Option<&SecretName> {
+    pub fn find(&self, bytes: &[u8]) -> Option<Found> {
         let found = self.needles.automaton.find(bytes)?;
-        Some(self.needles.name(found.pattern().as_usize()))
+        Some(self.found(found.pattern().as_usize()))
+    }
+
+    fn found(&self, form: usize) -> Found {
+        Found { name: self.needles.name(form).clone(), line: self.lines[form] }
     }
 
     /// What a block ends and begins with.
@@ -74,9 +96,9 @@ impl Scanner {
 
     /// A secret whose one part ends a block, and whose other part begins one.
     #[must_use]
-    pub fn joined(&self, finds: &EdgeFinds) -> Option<&SecretName> {
+    pub fn joined(&self, finds: &EdgeFinds) -> Option<Found> {
         let (form, _) = finds.ends.intersection(&finds.starts).next()?;
-        Some(self.needles.name(*form))
+        Some(self.found(*form))
     }
 }
 
@@ -94,9 +116,20 @@ mod tests {
         for form in needles::stored(b"correct horse") {
             let mut bytes = vec![7; 100];
             bytes.splice(40..40, form);
-            assert_eq!(scanner.find(&bytes).unwrap().as_str(), "token");
+            let found = scanner.find(&bytes).unwrap();
+            assert_eq!((found.name.as_str(), found.line), ("token", false));
         }
         assert_eq!(scanner.find(b"correct hors\0e, Correct horse"), None);
+    }
+
+    #[test]
+    fn one_line_of_a_key_is_called_so() {
+        let line = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSj";
+        let value = format!("Accept: application/json\n{line}\n");
+        let scanner = scanner(value.as_bytes());
+        assert_eq!(scanner.find(b"Accept: application/json\n"), None);
+        assert!(scanner.find(line.as_bytes()).unwrap().line);
+        assert!(!scanner.find(value.as_bytes()).unwrap().line);
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Vault {
                     .map_err(|source| SecretError::File { name: name.clone(), source })
             }
             SecretPlace::Env(variable) => match (self.environment)(variable) {
-                Some(value) => Ok(SecretValue(value.into_vec())),
+                Some(value) => Ok(without_line_end(value.into_vec())),
                 None => Err(SecretError::Env { name: name.clone(), variable: variable.clone() }),
             },
             SecretPlace::Command(words) => self.ask(name, words),
@@ -210,13 +210,17 @@ fn read_line(from: impl Read) -> std::io::Result<SecretValue> {
         bytes.zeroize();
         return Err(error);
     }
+    Ok(without_line_end(bytes))
+}
+
+fn without_line_end(mut bytes: Vec<u8>) -> SecretValue {
     if bytes.last() == Some(&b'\n') {
         bytes.pop();
         if bytes.last() == Some(&b'\r') {
             bytes.pop();
         }
     }
-    Ok(SecretValue(bytes))
+    SecretValue(bytes)
 }
 
 #[cfg(test)]
@@ -267,7 +271,7 @@ mod tests {
         let vault = vault(root.path());
         let value = |name: &str| vault.value(&name.parse().unwrap()).unwrap().0.clone();
         assert_eq!(value("file"), b"from a file\n");
-        assert_eq!(value("env"), b"from the environment\n");
+        assert_eq!(value("env"), b"from the environment");
         assert_eq!(value("asked"), b"from-a-program");
         assert_eq!(value("asked"), b"from-a-program");
         let asked = std::fs::read_to_string(root.path().join("asked")).unwrap();

@@ -248,7 +248,7 @@ fn a_base_that_cannot_be_used_is_told_with_its_place() {
         ("arm.raw", "run-command \"true\"", 1, &["aarch64", "recipes/test.kdl:3:5"]),
         ("backing.qcow2", "touch \"/x\"", 1, &["refers to a backing file", "recipes/test.kdl:2:5"]),
         ("broken.qcow2", "touch \"/x\"", 1, &["broken.qcow2", "recipes/test.kdl:2:5"]),
-        ("disk.vmdk", "touch \"/x\"", 1, &["a VMDK disk", "recipes/test.kdl:2:5"]),
+        ("disk.vmdk", "touch \"/x\"", 1, &["extents in other files", "recipes/test.kdl:2:5"]),
         ("missing.raw", "touch \"/x\"", 2, &["missing.raw", "recipes/test.kdl:2:"]),
     ];
     let mut wrong = Vec::new();

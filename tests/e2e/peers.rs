@@ -137,7 +137,29 @@ const SAME: &[(&[&str], &str)] = &[
 ];
 
 /// Where the two differ after [`SAME`].
-const CUSTOMIZE: &[Meant<'_>] = &[];
+const CUSTOMIZE: &[Meant<'_>] = &[
+    ("etc/hosts", "`/etc/hosts` keeps `localhost`"),
+    ("etc/shadow", "`!` before the hash, as `passwd -l` does"),
+    ("etc/localtime", "both say the same; the link is relative"),
+    ("etc/timezone", "both say the same; the link is relative"),
+    ("etc/up.conf", "of the mode only what no umask decides"),
+    ("etc/init.d/guestfs-firstboot", "They lie in `/usr/lib/kiln`"),
+    ("etc/rc2.d/S99guestfs-firstboot", "They lie in `/usr/lib/kiln`"),
+    ("etc/rc3.d/S99guestfs-firstboot", "They lie in `/usr/lib/kiln`"),
+    ("etc/rc5.d/S99guestfs-firstboot", "They lie in `/usr/lib/kiln`"),
+    (
+        "etc/systemd/system/multi-user.target.wants/guestfs-firstboot.service",
+        "They lie in `/usr/lib/kiln`",
+    ),
+    (
+        "etc/systemd/system/multi-user.target.wants/kiln-firstboot.service",
+        "They lie in `/usr/lib/kiln`",
+    ),
+    ("usr/lib/kiln", "They lie in `/usr/lib/kiln`"),
+    ("usr/lib/systemd/system/guestfs-firstboot.service", "They lie in `/usr/lib/kiln`"),
+    ("usr/lib/systemd/system/kiln-firstboot.service", "They lie in `/usr/lib/kiln`"),
+    ("usr/lib/virt-sysprep", "They lie in `/usr/lib/kiln`"),
+];
 
 #[test]
 fn the_same_operations_as_virt_customize() {

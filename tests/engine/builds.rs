@@ -394,6 +394,41 @@ fn an_interrupted_build_keeps_what_was_finished() {
     assert_eq!(space.ran(), ["web/write", "web/seal"]);
 }
 
+#[test]
+fn a_guest_that_stays_registered_is_told_of_however_the_build_ends() {
+    let told = |watch: &Watch<'_>| {
+        let [text] = watch.warnings.as_slice() else { panic!("{:?}", watch.warnings) };
+        assert!(text.contains("consumer 0b2f of the user `me` may still be registered"), "{text}");
+    };
+    let space = web();
+    space.executor.misbehave("three", Misdeed::Register);
+    space.executor.misbehave("three", Misdeed::Fail);
+    let mut watch = Watch::default();
+    space.build_with(&mut watch).unwrap_err();
+    told(&watch);
+
+    space.executor.behave();
+    let gate = Arc::new(Gate::default());
+    space.executor.misbehave("three", Misdeed::Register);
+    space.executor.misbehave("three", Misdeed::Wait(Arc::clone(&gate)));
+    std::thread::scope(|scope| {
+        let build = scope.spawn(|| {
+            let mut watch = Watch::default();
+            let error = space.build_with(&mut watch).unwrap_err();
+            assert!(matches!(error, BuildError::Interrupted));
+            told(&watch);
+        });
+        gate.wait_for(1);
+        space.interrupted.store(true, Ordering::SeqCst);
+        build.join().unwrap();
+    });
+    // Nothing of it is left for the next build to tell again.
+    space.executor.behave();
+    let mut watch = Watch::default();
+    space.build_with(&mut watch).unwrap();
+    assert_eq!(watch.warnings, [""; 0]);
+}
+
 const ONLINE: &str = r#"image "web" {
     base file "base.img"
     run-command "one"

@@ -71,8 +71,10 @@ impl Place {
 fn a_name_is_looked_up_once_and_again_when_that_is_asked_for() {
     let place = Place::new("catalog \"os\"");
     place.catalog("a");
-    let (code, text) = place.kiln(&["plan"]);
+    let (code, text) = place.kiln(&["plan", "web"]);
     assert!(code == 2 && text.contains("kiln::plan::not_locked"), "{text}");
+    let (code, text) = place.kiln(&["plan"]);
+    assert!(code == 0 && text.contains("web\n  unknown  `catalog os`"), "{text}");
     let (code, text) = place.kiln(&["check"]);
     assert!(code == 0 && text.contains("1 base to be looked up"), "{text}");
     let (code, text) = place.kiln(&["build", "--locked"]);

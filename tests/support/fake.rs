@@ -15,6 +15,7 @@ use kiln::disk::layer::{BLOCK, BLOCK_LEN};
 use kiln::disk::overlay::Overlay;
 use kiln::disk::state::{DiskDigest, DiskState};
 use kiln::disk::working::{Lost, LostCause, WorkingDisk};
+use kiln::execute::registered::Registered;
 use kiln::execute::{
     Bench, Epoch, Executor, Fault, FaultKind, OnOutput, Outcome, Resting, SealedDisk, Start, Task,
 };
@@ -176,6 +177,8 @@ pub(crate) enum Misdeed {
     LoseWrite,
     /// Something writes behind the seal.
     LateWrite,
+    /// The guest stays registered.
+    Register,
     /// It waits.
     Wait(Arc<Gate>),
 }
@@ -410,6 +413,11 @@ impl FakeBench {
                 Misdeed::Panic => panic!("the fake executor was told to panic"),
                 Misdeed::LoseWrite => lose = true,
                 Misdeed::LateWrite => late = true,
+                Misdeed::Register => {
+                    let account = "the user `me`".to_owned();
+                    let note = Registered { consumer: Some("0b2f".into()), account, server: None };
+                    note.write(self.overlay.parent().unwrap()).unwrap();
+                }
                 Misdeed::Wait(gate) => {
                     if !gate.pass() {
                         return Err(Fault::new(FaultKind::Interrupted, "fake::off", "called off"));

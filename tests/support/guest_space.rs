@@ -293,7 +293,10 @@ impl Space {
             }
         }
         for entry in fs::read_dir(self.store.join("work")).into_iter().flatten().flatten() {
-            if entry.file_name() != "actions" && entry.file_name() != "entry" {
+            if entry.file_name() == "downloads" {
+                let parts = fs::read_dir(entry.path()).into_iter().flatten().flatten();
+                found.extend(parts.map(|part| format!("file {}", part.path().display())));
+            } else if entry.file_name() != "actions" && entry.file_name() != "entry" {
                 found.push(format!("file {}", entry.path().display()));
             }
         }

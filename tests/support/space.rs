@@ -259,6 +259,8 @@ pub(crate) struct Watch<'a> {
     pub(crate) notes: Vec<String>,
     /// Outputs, and whether they were written.
     pub(crate) outputs: Vec<(String, bool)>,
+    /// What it warned of.
+    pub(crate) warnings: Vec<String>,
     /// How often a step waited for another build.
     pub(crate) waited: usize,
     /// Called each time.
@@ -298,7 +300,9 @@ impl Progress for Watch<'_> {
         self.outputs.push((image.to_owned(), fresh));
     }
 
-    fn warning(&mut self, _: &str) {}
+    fn warning(&mut self, text: &str) {
+        self.warnings.push(text.to_owned());
+    }
 
     fn finished(&mut self, _: Duration) {}
 }

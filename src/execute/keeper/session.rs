@@ -8,7 +8,7 @@
 //! for the files that it writes.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::execute::registered::Registered;
 use crate::execute::{Fault, FaultKind};
 use crate::files::{self, Context};
 use crate::guest::program::{SCRIPT_PATH, TemporaryFile};
+use crate::guest::root::FileAttributes;
 use crate::guest::{GuestRoot, Program};
 use crate::key::Registration;
 use crate::link::Link;
@@ -52,7 +53,9 @@ const ROOM: usize = 64 << 20;
 const PROGRAM: &str = "/usr/sbin/subscription-manager";
 const REPOSITORIES: &str = "/etc/yum.repos.d";
 const REPOSITORY: &str = "/etc/yum.repos.d/redhat.repo";
-/// What some versions make of a consumer that the service no longer knows.
+/// The same in the directory in memory, from where it is bound as a file of its own.
+const LENT: &str = "redhat.repo";
+/// Where some versions copy a consumer that the service no longer knows, with its key.
 const BACKUP: &str = "/etc/pki/consumer.old";
 
 /// The directories that a registration writes to, and whether it starts with what the guest has.
@@ -74,6 +77,9 @@ pub(super) struct Session {
     secrets: Vec<(SecretName, SecretValue)>,
     memory: Memory,
     known: Registered,
+    /// Whether the service may know a consumer that the guest does not: its program was cut off
+    /// while it registered.
+    unsure: bool,
     /// Whether the guest has a directory of package repositories.
     has_repositories: bool,
 }
@@ -85,6 +91,10 @@ impl Session {
 
     fn repositories(&self) -> PathBuf {
         self.memory.path().join("repositories")
+    }
+
+    fn backup(&self) -> PathBuf {
+        self.memory.path().join("backup")
     }
 
     fn binds(&self) -> Vec<Bind> {
@@ -107,11 +117,9 @@ impl Session {
         if !self.has_repositories || !root.is_directory(REPOSITORIES) {
             return Ok(());
         }
-        let source = self.repositories().join("redhat.repo");
-        if !source.exists() {
-            // Package managers write it themselves, on their first run.
-            fs::write(&source, "").context("write", &source).map_err(|error| host(&error))?;
-        }
+        let source = self.repositories().join(LENT);
+        // Package managers write it themselves, on their first run.
+        plain_file(&source)?;
         let path = REPOSITORY.parse().expect("a path");
         program.temporary.push(TemporaryFile { path, content: Vec::new(), mode: 0o644 });
         given.binds.push(Bind { source, target: PathBuf::from(REPOSITORY), read_only: false });
@@ -119,7 +127,8 @@ impl Session {
     }
 
     fn is_registered(&self) -> bool {
-        self.directory(0).join("cert.pem").exists()
+        // The guest's program writes there: whatever it is, it is not followed.
+        fs::symlink_metadata(self.directory(0).join("cert.pem")).is_ok()
     }
 }
 
@@ -177,6 +186,8 @@ impl Keeper {
         let consumer = consumer_id(&String::from_utf8_lossy(&said));
         if let Some(session) = &mut self.session {
             session.known.consumer = consumer;
+            let exited = |ended: &Ended| matches!(ended.status, Status::Exited(_));
+            session.unsure = !ended.as_ref().is_ok_and(exited);
             session.known.write(&self.directory).map_err(|error| host(&error))?;
         }
         let ended = ended?;
@@ -202,6 +213,7 @@ impl Keeper {
             secrets,
             memory: memory.map_err(|error| host(&error))?,
             known: Registered::of(registration),
+            unsure: false,
             has_repositories: root.is_directory(REPOSITORIES),
         };
         let mut left = MOST_FILES;
@@ -220,9 +232,12 @@ impl Keeper {
                 take_over(root, Path::new(path), &target, &mut left)?;
             }
         }
-        files::make_directory(&session.repositories(), 0o755).map_err(|error| host(&error))?;
+        for directory in [session.repositories(), session.backup()] {
+            files::make_directory(&directory, 0o755).map_err(|error| host(&error))?;
+        }
         if session.has_repositories {
             take_over(root, Path::new(REPOSITORIES), &session.repositories(), &mut left)?;
+            drop_link(&session.repositories()).map_err(|error| host(&error))?;
         }
         Ok(session)
     }
@@ -292,7 +307,16 @@ impl Keeper {
         let secrets = session.secrets.clone();
         log.hide(&secrets);
         let memory = self.place_secrets(&secrets, |_| call == Call::Registers, &mut given)?;
-        let had_backup = root.lstat(BACKUP).map_err(|error| guest_fault(&error))?.is_some();
+        let backup = root.lstat(BACKUP).map_err(|error| guest_fault(&error))?;
+        let had_backup = backup.is_some();
+        // Where it is a file or a link, no version writes a directory there.
+        if backup.is_none_or(|meta| meta.kind == FileType::Directory) {
+            root.make_directories(BACKUP, FileAttributes::default())
+                .map_err(|error| guest_fault(&error))?;
+            let source = self.session.as_ref().ok_or_else(super::confused)?.backup();
+            let target = PathBuf::from(BACKUP);
+            given.binds.push(Bind { source, target, read_only: false });
+        }
         let ended = self.run_given(root, program, &given, log, engine);
         drop(memory);
         if !had_backup {
@@ -302,7 +326,8 @@ impl Keeper {
         ended
     }
 
-    /// Ends the registration, if there is one.
+    /// Ends the registration, if there is one. Its note stays where that did not succeed: whoever
+    /// built reads it, and warns unless the fault that this gives has reached them.
     pub(super) fn end_session(
         &mut self,
         patience: Duration,
@@ -310,17 +335,18 @@ impl Keeper {
         engine: &mut Link,
     ) -> Result<(), Fault> {
         let Some(session) = &self.session else { return Ok(()) };
-        let known = session.known.clone();
+        let (known, unsure) = (session.known.clone(), session.unsure);
         let ended = if session.is_registered() || known.consumer.is_some() {
             self.unregister(patience, log, engine)
         } else {
-            Ok(true)
+            Ok(!unsure)
         };
         // What it wrote goes with it, also where the service did not answer.
         self.session = None;
-        Registered::forget(&self.directory).map_err(|error| host(&error))?;
         let why = match ended {
-            Ok(true) => return Ok(()),
+            Ok(true) => {
+                return Registered::forget(&self.directory).map_err(|error| host(&error));
+            }
             Ok(false) => log.excerpt(),
             Err(fault) => format!(": {fault}"),
         };
@@ -419,6 +445,35 @@ fn take_over(root: &GuestRoot, from: &Path, to: &Path, left: &mut usize) -> Resu
     Ok(())
 }
 
+/// Removes a link where the lent file is to be: the host would follow it, and not in the guest.
+fn drop_link(repositories: &Path) -> Result<(), files::FileError> {
+    let path = repositories.join(LENT);
+    match fs::symlink_metadata(&path) {
+        Ok(meta) if meta.is_symlink() => fs::remove_file(&path).context("remove", &path),
+        _ => Ok(()),
+    }
+}
+
+/// Sees to it that a file which is bound over the guest's is there, and is one: what the guest's
+/// programs put into its place may be a link, and a bind of it would lead to a file of the host.
+fn plain_file(path: &Path) -> Result<(), Fault> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_file() => Ok(()),
+        Ok(_) => {
+            let message = format!("`{REPOSITORY}` of the guest is no regular file");
+            let fault = Fault::new(FaultKind::Step, "kiln::execute::subscription_place", message);
+            Err(fault.with_help(
+                "`subscription-manager` writes a file there: remove what else is in its place",
+            ))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // It never follows a link, either.
+            write_new(path, b"", 0o644).map_err(|error| host(&error))
+        }
+        Err(error) => Err(error).context("look at", path).map_err(|error| host(&error)),
+    }
+}
+
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), files::FileError> {
     use std::os::unix::fs::PermissionsExt;
     let mut file = fs::File::create_new(path).context("create", path)?;
@@ -465,6 +520,36 @@ mod tests {
         let again = tempfile::tempdir().unwrap();
         let few = take_over(&root, Path::new("/etc/rhsm"), again.path(), &mut 3);
         assert_eq!(few.unwrap_err().code_text(), Some("kiln::execute::subscription_place"));
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_lent_file_leads_nowhere() {
+        let (top, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let file = host.path().join("shadow");
+        fs::write(&file, "root:x").unwrap();
+        let guest = top.path().join("guest");
+        fs::create_dir_all(guest.join("etc/yum.repos.d")).unwrap();
+        for target in [file.clone(), host.path().join("new")] {
+            let lent = guest.join("etc/yum.repos.d/redhat.repo");
+            let _ = fs::remove_file(&lent);
+            std::os::unix::fs::symlink(&target, &lent).unwrap();
+            let root = GuestRoot::open(&guest).unwrap();
+            let memory = tempfile::tempdir().unwrap();
+            take_over(&root, Path::new(REPOSITORIES), memory.path(), &mut 9).unwrap();
+            let source = memory.path().join(LENT);
+            // As it comes, and as the guest's program may plant it later.
+            let fault = plain_file(&source).unwrap_err();
+            assert_eq!(fault.code_text(), Some("kiln::execute::subscription_place"));
+            drop_link(memory.path()).unwrap();
+            plain_file(&source).unwrap();
+            plain_file(&source).unwrap();
+            assert!(fs::symlink_metadata(&source).unwrap().is_file());
+        }
+        assert_eq!(fs::read(&file).unwrap(), b"root:x");
+        assert!(!host.path().join("new").exists());
+        // Neither does anything else that is no file.
+        fs::create_dir(host.path().join("directory")).unwrap();
+        plain_file(&host.path().join("directory")).unwrap_err();
     }
 
     #[test]

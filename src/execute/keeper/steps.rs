@@ -70,9 +70,9 @@ impl Log {
         self.masked(engine, &masked);
     }
 
-    /// Ends what one program printed. Where it was cut, what may be half a value goes too.
-    fn end_of_program(&mut self, engine: &mut Link, cut: bool) {
-        if cut {
+    /// Ends what one program printed. Where that may be cut, what may be half a value goes too.
+    fn end_of_program(&mut self, engine: &mut Link, whole: bool) {
+        if !whole {
             self.masker.cut();
         }
         let rest = self.masker.finish();
@@ -340,7 +340,7 @@ impl Keeper {
         );
         let taken = placed.take_away();
         let _ = fs::remove_dir_all(&scratch);
-        log.end_of_program(engine, ended.as_ref().is_ok_and(|ended| ended.output_cut));
+        log.end_of_program(engine, ended.as_ref().is_ok_and(printed_all));
         let mut ended = ended.map_err(|error| container_fault(&error))?;
         taken?;
         for name in &mut ended.leftovers {
@@ -380,6 +380,12 @@ impl Keeper {
         }
         Ok(parse_rpm(&log.kept.take().unwrap_or_default()))
     }
+}
+
+/// Whether everything that ran came to its own end: what is killed may be printing a value.
+fn printed_all(ended: &Ended) -> bool {
+    let by_itself = matches!(ended.status, Status::Exited(_)) && ended.leftovers.is_empty();
+    by_itself && !ended.output_cut
 }
 
 /// Empty directories of the host in place of those whose content is not to be in a layer.
@@ -460,4 +466,36 @@ fn full_system(mounted: &crate::disk::mounts::Mounted) -> Option<String> {
 fn mentions_network(lines: &std::collections::VecDeque<String>) -> bool {
     let signs = ["resolve", "Network is unreachable", "Connection refused", "Name or service"];
     lines.iter().any(|line| signs.iter().any(|sign| line.contains(sign)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_killed_does_not_show_half_a_value() {
+        let exited = Ended { status: Status::Exited(3), leftovers: vec![], output_cut: false };
+        let ended = |status, leftover: &[&str], output_cut| Ended {
+            status,
+            leftovers: leftover.iter().map(|name| (*name).to_owned()).collect(),
+            output_cut,
+        };
+        let cases = [
+            (exited, "go half a val"),
+            (ended(Status::TimedOut, &[], false), "go "),
+            (ended(Status::Killed, &[], false), "go "),
+            (ended(Status::Exited(0), &["sleep"], false), "go "),
+            (ended(Status::Exited(0), &[], true), "go "),
+        ];
+        let directory = tempfile::tempdir().unwrap();
+        let (mut engine, _other) = Link::pair().unwrap();
+        for (ended, wanted) in cases {
+            let path = directory.path().join("log");
+            let mut log = Log::open(&path).unwrap();
+            log.hide(&[("s".parse().unwrap(), SecretValue(b"half a value".to_vec()))]);
+            log.bytes(&mut engine, b"go half a val");
+            log.end_of_program(&mut engine, printed_all(&ended));
+            assert_eq!(fs::read_to_string(&path).unwrap(), wanted, "{ended:?}");
+        }
+    }
 }

@@ -112,7 +112,27 @@ impl<'a> Tools<'a> {
             return Ok(());
         }
         let message = format!("`{name}` failed ({status}){}", log.excerpt());
-        Err(Fault::new(FaultKind::Step, "kiln::execute::host_program", message))
+        let fault = Fault::new(FaultKind::Step, "kiln::execute::host_program", message);
+        Err(fault.with_help(help_for(&name)))
+    }
+}
+
+/// What to do about a program that failed.
+fn help_for(program: &str) -> &'static str {
+    match program {
+        // It is run on a file system that is there already, and puts right what it may.
+        "e2fsck" => {
+            "the base's file system is damaged: repair it with `e2fsck -f` on a copy, or leave \
+             `size` out"
+        }
+        "resize2fs" | "xfs_growfs" | "btrfs" => {
+            "the base's file system did not grow: check it on a copy, or leave `size` out"
+        }
+        "mmdebstrap" => {
+            "what it printed says why: check the suite, the mirrors and the packages of the base, \
+             and that this host reaches the mirrors"
+        }
+        _ => "what it printed says why: check the layout and the `size` of the base",
     }
 }
 
@@ -148,4 +168,25 @@ pub(super) fn version(program: &str) -> String {
     let output = Command::new(program).arg("--version").output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     text.unwrap_or_default().lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_fails_says_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = Log::open(&directory.path().join("log")).unwrap();
+        let (mut engine, _other) = Link::pair().unwrap();
+        let mut tools = Tools::new(Duration::from_mins(1), &mut log, &mut engine);
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo broken; exit 4"]);
+        let fault = tools.run(command, b"").unwrap_err();
+        assert_eq!(fault.code_text(), Some("kiln::execute::host_program"));
+        assert!(fault.to_string().ends_with("\n  | broken"), "{fault}");
+        let help = miette::Diagnostic::help(&fault).unwrap().to_string();
+        assert!(help.starts_with("what it printed says why"), "{help}");
+        assert!(help_for("e2fsck").contains("`e2fsck -f` on a copy"));
+    }
 }

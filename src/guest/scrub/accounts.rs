@@ -74,21 +74,29 @@ impl Work<'_> {
     /// The accounts of people: their lines in all account files, their homes, mail and jobs.
     pub(super) fn user_accounts(&mut self, keep: &BTreeSet<String>) -> Result<(), GuestError> {
         let accounts = Accounts::load(self.root)?;
+        let there: BTreeSet<&str> = accounts.users().iter().map(|user| &*user.name).collect();
+        for name in keep.iter().filter(|name| !there.contains(name.as_str())) {
+            let name = escaped(name);
+            self.keep(&format!("`{name}`, whom `keep-user` names, is nobody in the guest"));
+        }
         let people = self.ids_of_people()?;
         let is_person =
             |user: &&User| (people.0..=people.1).contains(&user.uid) && !keep.contains(&user.name);
         let (gone, stay): (Vec<&User>, Vec<&User>) =
             accounts.users().iter().partition(|user| is_person(user));
         // A name that has another line too, outside of the range, stays with all it has.
-        let gone: Vec<&User> = gone
-            .into_iter()
-            .filter(|user| stay.iter().all(|other| other.name != user.name))
-            .collect();
+        let staying: BTreeSet<&str> = stay.iter().map(|user| &*user.name).collect();
+        let gone: Vec<&User> =
+            gone.into_iter().filter(|user| !staying.contains(&*user.name)).collect();
         if gone.is_empty() {
             return Ok(());
         }
+        let mut homes = BTreeSet::new();
+        for user in &stay {
+            homes.extend(self.home(user)?);
+        }
         for user in &gone {
-            self.remove_home(user, &stay)?;
+            self.remove_home(user, &homes)?;
             self.remove_named(&user.name)?;
         }
         self.edit_accounts(&gone, &stay)
@@ -108,24 +116,28 @@ impl Work<'_> {
         Ok((min.max(1), value("UID_MAX").unwrap_or(PEOPLE.1)))
     }
 
-    fn remove_home(&mut self, user: &User, stay: &[&User]) -> Result<(), GuestError> {
+    /// Where a user is at home, resolved; `None` where that is nowhere.
+    fn home(&self, user: &User) -> Result<Option<PathBuf>, GuestError> {
         let home = Path::new(&user.home);
         if !home.is_absolute() || user.home.contains('\0') {
-            return Ok(());
+            return Ok(None);
         }
-        let Some(real) = resolved(self.root, home)? else { return Ok(()) };
-        let mut why = is_system(&real).then_some("is a directory of the system");
-        for other in stay {
-            // What another is at home in goes neither, nor what holds it.
-            if why.is_none()
-                && other.home.starts_with('/')
-                && !other.home.contains('\0')
-                && resolved(self.root, Path::new(&other.home))?
-                    .is_some_and(|other| other.starts_with(&real))
-            {
-                why = Some("holds the home of an account that stays");
-            }
-        }
+        resolved(self.root, home)
+    }
+
+    /// Removes a home, unless it is the system's or holds one of `stay`, which are resolved.
+    fn remove_home(&mut self, user: &User, stay: &BTreeSet<PathBuf>) -> Result<(), GuestError> {
+        let Some(real) = self.home(user)? else { return Ok(()) };
+        let home = Path::new(&user.home);
+        // Paths are sorted by their components: what a directory holds comes right behind it.
+        let holds = stay.range(real.clone()..).next().is_some_and(|next| next.starts_with(&real));
+        let why = if is_system(&real) {
+            Some("is a directory of the system")
+        } else if holds {
+            Some("holds the home of an account that stays")
+        } else {
+            None
+        };
         if let Some(why) = why {
             let (home, name) = (shown(&real), escaped(&user.name));
             self.keep(&format!("`{home}`, the home of `{name}`, {why}"));
@@ -225,15 +237,19 @@ fn own_groups<'a>(
     stay: &[&User],
     names: &BTreeSet<&[u8]>,
 ) -> BTreeSet<&'a [u8]> {
+    let users: BTreeSet<(&[u8], u32)> =
+        gone.iter().map(|user| (user.name.as_bytes(), user.gid)).collect();
+    let primary: BTreeSet<u32> = stay.iter().map(|user| user.gid).collect();
     let mut groups = BTreeSet::new();
     for line in group.split(|&byte| byte == b'\n') {
         let fields: Vec<&[u8]> = line.split(|&byte| byte == b':').collect();
         let [name, _, id, members, ..] = fields.as_slice() else { continue };
-        let id: Option<u32> = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok());
-        let own = gone.iter().any(|user| user.name.as_bytes() == *name && Some(user.gid) == id);
-        let primary = stay.iter().any(|user| Some(user.gid) == id);
+        let Some(id) = std::str::from_utf8(id).ok().and_then(|id| id.parse().ok()) else {
+            continue;
+        };
+        let own = users.contains(&(*name, id)) && !primary.contains(&id);
         let mut others = members.split(|&byte| byte == b',').filter(|member| !member.is_empty());
-        if own && !primary && others.all(|member| names.contains(member)) {
+        if own && others.all(|member| names.contains(member)) {
             groups.insert(*name);
         }
     }

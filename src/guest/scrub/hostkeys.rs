@@ -1,7 +1,10 @@
 //! Whether anything that is enabled in a guest makes new SSH host keys.
 //!
-//! It reads unit files and scripts as text and does not know what else they do.
+//! It reads unit files and scripts as text and does not know what else they do. A script of kiln's
+//! for the first boot does not count: it runs when the network is up, where sshd may have failed
+//! for want of a key before.
 
+use std::io::Read;
 use std::path::Path;
 
 use super::SCRUB;
@@ -9,7 +12,7 @@ use crate::guest::error::{GuestError, shown};
 use crate::guest::inspect::{Guest, Init};
 use crate::guest::root::GuestRoot;
 
-/// Largest unit or script that is looked into, in bytes.
+/// How much of a unit or script is looked into, in bytes.
 const LIMIT: u64 = 1 << 20;
 /// Words that a unit or script holds if it makes host keys: OpenSSH itself, Fedora's and RHEL's
 /// helper, SUSE's, Arch Linux's, Debian's.
@@ -36,12 +39,19 @@ pub(super) fn regenerator(root: &GuestRoot, guest: &Guest) -> Result<Option<Stri
     }
 }
 
+/// The start of a file; nothing where none is.
 fn text(root: &GuestRoot, path: impl AsRef<Path>) -> Result<String, GuestError> {
+    const READ: &str = "read";
     let path = path.as_ref();
     if !root.is_file(path) {
         return Ok(String::new());
     }
-    Ok(String::from_utf8_lossy(&root.read(path, LIMIT)?).into_owned())
+    let mut bytes = Vec::new();
+    root.open_file(READ, path)?
+        .take(LIMIT)
+        .read_to_end(&mut bytes)
+        .map_err(|error| GuestError::path(READ, path, error))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn makes_keys(text: &str) -> bool {
@@ -117,17 +127,6 @@ fn systemd(root: &GuestRoot) -> Result<Option<String>, GuestError> {
         }
         if found.is_some() {
             return Ok(found);
-        }
-        if name == "kiln-firstboot.service" {
-            root.glob(SCRUB, "/usr/lib/kiln/firstboot.d/*", &mut |place| {
-                if makes_keys(&text(root, place.path())?) {
-                    found = Some(shown(place.path()));
-                }
-                Ok(())
-            })?;
-            if found.is_some() {
-                return Ok(found);
-            }
         }
     }
     Ok(None)

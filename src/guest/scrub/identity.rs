@@ -14,7 +14,8 @@ const UNINITIALIZED_SINCE: u32 = 247;
 
 impl Work<'_> {
     /// A machine-id of `uninitialized` makes systemd draw one and treat the boot as the first
-    /// (machine-id(5)); before 247, or where the version is not known, an empty file does the former.
+    /// (machine-id(5)), so presets are applied and `ConditionFirstBoot=` holds; before 247, or where
+    /// the version is not known, an empty file does the former.
     pub(super) fn machine_id(&mut self, guest: &Guest) -> Result<(), GuestError> {
         let path = "/etc/machine-id";
         if let Some(before) = self.root.read_if_there(path, LIMIT)? {
@@ -54,8 +55,8 @@ impl Work<'_> {
         if hostkeys::regenerator(self.root, guest)?.is_none() {
             self.keep(&format!(
                 "{} SSH host key files stay, as nothing enabled in the guest makes new ones \
-                 (cloud-init, an sshd-keygen unit, a first-boot `ssh-keygen -A`): every machine made \
-                 from this image will have the same keys",
+                 before sshd starts (cloud-init, an sshd-keygen unit): every machine made from this \
+                 image will have the same keys",
                 keys.len()
             ));
             return Ok(());

@@ -20,6 +20,10 @@ const BLOCK: usize = 512;
 /// Largest long name or pax header, in bytes. Linux allows 64 KiB of xattrs a file with most file
 /// systems, and paths of 4 KiB.
 const LARGEST_EXTENSION: u64 = 1 << 20;
+/// Largest value of an xattr, in bytes: Linux's `XATTR_SIZE_MAX`.
+const LARGEST_XATTR: usize = 1 << 16;
+/// Largest sum of what global pax headers say, in bytes: every entry has it.
+const LARGEST_GLOBAL: usize = 1 << 16;
 /// The key of an xattr in a pax header, before its name.
 const XATTR: &[u8] = b"SCHILY.xattr.";
 
@@ -96,6 +100,10 @@ impl<R: Read> Archive<R> {
                 EntryType::XGlobalHeader => {
                     let found = records(&self.extension()?)?;
                     self.global.extend(found);
+                    let sizes = self.global.iter().map(|(key, value)| key.len() + value.len());
+                    if sizes.sum::<usize>() > LARGEST_GLOBAL {
+                        return Err(bad("its global pax headers are larger than 64 KiB"));
+                    }
                 }
                 EntryType::XHeader => local = Some(records(&self.extension()?)?),
                 _ => {
@@ -126,11 +134,13 @@ impl<R: Read> Archive<R> {
         self.padding = 0;
         let mut block = Vec::with_capacity(BLOCK);
         self.source.by_ref().take(BLOCK as u64).read_to_end(&mut block)?;
-        if block.is_empty() || block == [0; BLOCK] {
-            return Ok(None);
-        }
         if block.len() < BLOCK {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            let why = "it is cut off: the block of zeros is missing that ends a tar archive";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+        }
+        // POSIX wants two; that one is enough is GNU tar's rule.
+        if block == [0; BLOCK] {
+            return Ok(None);
         }
         let sum: u32 = block[..148].iter().chain(&block[156..]).map(|&byte| u32::from(byte)).sum();
         let mut header = Header::new_old();
@@ -221,10 +231,13 @@ impl<R: Read> Archive<R> {
             Some(text) => time(&text)?,
             None => (i64::try_from(header.mtime()?).map_err(|_| bad("a time is out of range"))?, 0),
         };
-        let xattrs = known
+        let xattrs: Vec<_> = known
             .iter()
             .filter_map(|(key, value)| Some((key.strip_prefix(XATTR)?.to_vec(), value.clone())))
             .collect();
+        if xattrs.iter().any(|(_, value)| value.len() > LARGEST_XATTR) {
+            return Err(bad("an extended attribute is larger than 64 KiB"));
+        }
         let target = || header.link_name_bytes().map(Cow::into_owned).unwrap_or_default();
         Ok(Entry {
             kind,
@@ -342,10 +355,60 @@ mod tests {
             Ok(total)
         };
         assert_eq!(read(&whole).unwrap(), 700);
-        // A long name and its entry, each a header and data: anywhere inside is in the middle.
-        for end in 1..5 * BLOCK {
-            assert!(read(&whole[..end]).is_err(), "{end}");
+        // A long name and its entry, each a header and data, and the block that ends it all.
+        for end in 0..6 * BLOCK {
+            let error = read(&whole[..end]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{end}");
         }
+        for end in 6 * BLOCK..=whole.len() {
+            assert_eq!(read(&whole[..end]).unwrap(), 700, "{end}");
+        }
+    }
+
+    /// A header of a type, and its data, up to a full block.
+    fn part(kind: u8, data: &[u8]) -> Vec<u8> {
+        let mut header = Header::new_ustar();
+        header.set_path("x").unwrap();
+        header.set_entry_type(EntryType::new(kind));
+        header.set_size(data.len() as u64);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_cksum();
+        let mut part = [&header.as_bytes()[..], data].concat();
+        part.resize(part.len().next_multiple_of(BLOCK), 0);
+        part
+    }
+
+    fn pax(key: &str, value: &[u8]) -> Vec<u8> {
+        let rest = [b" ", key.as_bytes(), b"=", value, b"\n"].concat();
+        let mut len = rest.len();
+        while len != rest.len() + len.to_string().len() {
+            len = rest.len() + len.to_string().len();
+        }
+        [len.to_string().as_bytes(), &rest].concat()
+    }
+
+    #[test]
+    fn what_headers_say_is_bounded() {
+        let next = |parts: &[Vec<u8>]| {
+            let mut bytes = parts.concat();
+            bytes.resize(bytes.len() + 2 * BLOCK, 0);
+            Archive::new(bytes.as_slice()).next().map(Option::unwrap)
+        };
+        for (len, fits) in [(LARGEST_XATTR, true), (LARGEST_XATTR + 1, false)] {
+            let local = part(b'x', &pax("SCHILY.xattr.user.a", &vec![7; len]));
+            match next(&[local, part(b'0', b"")]) {
+                Ok(entry) => assert!(fits && entry.xattrs[0].1.len() == len),
+                Err(error) => assert!(!fits && error.to_string().contains("64 KiB"), "{error}"),
+            }
+        }
+        // The same key again takes its place; others come on top.
+        let global = |key: &str| part(b'g', &pax(key, &[b'x'; 40_000]));
+        assert!(next(&[global("a"), global("a"), part(b'0', b"")]).is_ok());
+        let error = next(&[global("a"), global("b"), part(b'0', b"")]).unwrap_err();
+        assert_eq!(error.to_string(), "its global pax headers are larger than 64 KiB");
     }
 
     proptest! {
