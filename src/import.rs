@@ -4,6 +4,7 @@
 //! commands did behind their author's back, and of what kiln has no word for, each with its place in
 //! the input. What cannot be translated stands in the recipe as a comment.
 
+mod budget;
 mod commands;
 mod dib;
 mod dockerfile;
@@ -11,6 +12,7 @@ mod draft;
 mod options;
 mod packer;
 mod script;
+mod secrets;
 mod shell;
 mod steps;
 mod sysprep;
@@ -18,10 +20,12 @@ mod traps;
 mod virt;
 mod write;
 
+use std::cell::Cell;
 use std::path::Path;
 
 pub use self::commands::steps as commands_file;
 use self::draft::Draft;
+pub use self::secrets::masked;
 use self::traps::Traps;
 use crate::mistake::Mistake;
 use crate::source::{FileId, Sources, Span};
@@ -30,6 +34,10 @@ use crate::source::{FileId, Sources, Span};
 pub const MAX_BYTES: usize = 1 << 20;
 /// Most steps that one run makes.
 const MAX_STEPS: usize = 5_000;
+/// Most images that one run makes.
+const MAX_IMAGES: usize = 500;
+/// Bytes of the files that inputs name, all together; what is behind them is not looked into.
+const MAX_READ: usize = 32 * MAX_BYTES;
 
 /// Reads a file that an input names, to look into it; `None` if it is not there.
 pub type Files<'a> = dyn Fn(&str) -> Option<String> + 'a;
@@ -143,6 +151,13 @@ pub fn import(
     let mut draft = Draft::default();
     let mut traps = Traps::default();
     let mut mistakes = Vec::new();
+    // An input may name one large file thousands of times.
+    let left = Cell::new(MAX_READ);
+    let files: &Files<'_> = &|path| {
+        let text = (left.get() > 0).then(|| files(path)).flatten()?;
+        left.set(left.get().saturating_sub(text.len()));
+        Some(text)
+    };
     for &(file, kind) in inputs {
         if let Err(mistake) = one(&mut draft, &mut traps, sources, file, kind, files) {
             mistakes.push(mistake);
@@ -150,11 +165,12 @@ pub fn import(
     }
     let Some(&(first, _)) = inputs.first() else { return Err(mistakes) };
     let steps: usize = draft.images.iter().map(|image| image.items.len()).sum();
-    let nothing = draft.images.is_empty() || steps > MAX_STEPS;
+    let large = steps > MAX_STEPS || draft.images.len() > MAX_IMAGES;
+    let nothing = draft.images.is_empty() || large;
     if nothing && mistakes.is_empty() {
         let span = Span { file: first, offset: 0, len: 0 };
-        mistakes.push(if steps > MAX_STEPS {
-            let message = format!("this makes more than {MAX_STEPS} steps");
+        mistakes.push(if large {
+            let message = format!("this makes more than {MAX_STEPS} steps, or {MAX_IMAGES} images");
             Mistake::at(span, "kiln::import::too_large", message, "in this file")
                 .help("import it in parts")
         } else {
@@ -174,6 +190,9 @@ pub fn import(
     let paths: Vec<_> =
         inputs.iter().map(|(file, _)| sources.file(*file).path.display().to_string()).collect();
     draft.notes.insert(0, format!("imported from {}", paths.join(", ")));
+    for image in &draft.images {
+        traps.root_password(image);
+    }
     let recipe = write::recipe(&mut draft, sources, &mut traps);
     let settings = write::settings(&draft);
     let mut report = traps.into_list();

@@ -21,6 +21,11 @@ fn run(name: &str, kind: Option<Kind>, text: &str) -> (Sources, Result<Imported,
     let files = |path: &str| match path {
         "setup.py" => Some("#!/usr/bin/python3\nimport os\n".to_owned()),
         "setup.sh" => Some("apt-get -y install nginx\nsystemctl enable nginx\n".to_owned()),
+        "steps.txt" => Some(
+            "install vim\nrun-command id\npassword-crypto sha512\npassword ada:random\n\
+             frobnicate hunter2\nupload motd:/etc/motd\ncommands-from-file more.txt\n"
+                .to_owned(),
+        ),
         _ => None,
     };
     let imported = import(&sources, &[(file, kind)], None, &files);
@@ -132,7 +137,7 @@ fn every_option_is_known() {
         "uninstall vim",
         "upload a:/b",
         "write /f:t",
-        "commands-from-file steps.txt",
+        "commands-from-file more.txt",
         "attach a.iso",
         "attach-format raw",
         "format qcow2",
@@ -207,6 +212,184 @@ fn abbreviations_and_both_forms_of_values_are_taken() {
         imported.unwrap().recipe
     };
     assert_eq!(steps(long), steps(short));
+}
+
+fn imported(text: &str) -> Imported {
+    let (_, imported) = run("x.sh", Some(Kind::Virt), text);
+    let imported = imported.unwrap_or_else(|mistakes| panic!("{text}: {mistakes:?}"));
+    check(&imported);
+    imported
+}
+
+fn has(imported: &Imported, code: &str) -> bool {
+    imported.report.iter().any(|found| found.code == code)
+}
+
+#[test]
+fn named_accounts_alone_are_removed() {
+    let sysprep = "virt-sysprep -a d.qcow2 --operations defaults,user-account";
+    let named = imported(&format!("{sysprep} --remove-user-accounts bob,eve --touch /a"));
+    let steps = "    run-command \"userdel --remove bob\"\n    \
+                 run-command \"userdel --remove eve\"\n    touch \"/a\"\n";
+    assert!(named.recipe.contains(steps), "{}", named.recipe);
+    assert!(!named.recipe.contains("user-account"), "{}", named.recipe);
+    assert!(has(&named, "kiln::import::named_accounts") && !named.is_partial());
+    // Those that stay win, as there.
+    let both = "--remove-user-accounts bob --remove-user-accounts eve --keep-user-accounts eve";
+    let both = imported(&format!("{sysprep} {both}"));
+    assert!(both.recipe.contains("userdel --remove bob"), "{}", both.recipe);
+    assert!(!both.recipe.contains("eve\""), "{}", both.recipe);
+    // A name is never a piece of a script.
+    for odd in ["'a;b'", "\"$X\"", "-r", "'a b'"] {
+        let odd = imported(&format!("{sysprep} --remove-user-accounts={odd}"));
+        assert!(!odd.recipe.contains("run-command \"userdel --"), "{}", odd.recipe);
+        assert!(odd.is_partial() && !odd.recipe.contains("user-account\""), "{}", odd.recipe);
+    }
+    let off = imported("virt-sysprep -a d.qcow2 --remove-user-accounts bob");
+    assert!(!off.recipe.contains("userdel") && off.is_partial(), "{}", off.recipe);
+}
+
+/// `--password-crypto` is one option of the whole command.
+#[test]
+fn every_password_has_the_method_of_the_command() {
+    let customize = "virt-customize -a d.qcow2";
+    let (option, passwords) =
+        ("--password-crypto sha512", "--root-password random --password ada:locked:file:pw");
+    let before = imported(&format!("{customize} {option} {passwords}"));
+    let behind = imported(&format!("{customize} {passwords} {option}"));
+    assert_eq!(before.recipe.matches("crypto=\"sha512\"").count(), 2, "{}", before.recipe);
+    assert_eq!(before.recipe, behind.recipe);
+    let other = imported(&format!("{customize} {option}\n{customize} {passwords}"));
+    assert!(!other.recipe.contains("crypto"), "{}", other.recipe);
+}
+
+#[test]
+fn every_conversion_is_an_output() {
+    let script = "virt-customize -a a.img --format raw --touch /a\n\
+                  qemu-img convert -c -O qcow2 a.img b.qcow2\nqemu-img convert -O raw a.img c.raw\n";
+    let both = imported(script);
+    let outputs = "    output \"qcow2\" compress=#true\n    output \"raw\"\n";
+    assert!(both.recipe.contains(outputs) && !both.is_partial(), "{}", both.recipe);
+    let twice = imported(&format!("{script}qemu-img convert -O qcow2 a.img d.qcow2\n"));
+    assert!(twice.recipe.contains(outputs) && twice.is_partial(), "{}", twice.recipe);
+}
+
+#[test]
+fn a_disk_has_one_name() {
+    let script = "virt-builder debian-12 --format qcow2 -o ./out//img.qcow2 --root-password locked\n\
+                  virt-customize -a out/./img.qcow2 --touch /a\n\
+                  virt-customize -a out/img.qcow2 --touch /b\n\
+                  qemu-img resize .//out/img.qcow2 20G\ncp ./out/img.qcow2 two.qcow2\n\
+                  virt-customize -a ./two.qcow2 --touch /c\n";
+    let images = imported(script).recipe;
+    assert_eq!(images.matches("\nimage \"").count(), 2, "{images}");
+    assert!(images.contains("touch \"/b\"") && images.contains("size=\"20G\""), "{images}");
+    let file = imported("virt-customize -a .//d.qcow2 --upload .//a:/b");
+    assert!(file.recipe.contains("base file \"d.qcow2\""), "{}", file.recipe);
+    assert!(file.recipe.contains("upload \"a\" \"/b\""), "{}", file.recipe);
+}
+
+/// The lines of a file of commands have what its command line has.
+#[test]
+fn a_named_commands_file_is_read_where_it_stands() {
+    let line = "virt-sysprep -a d.qcow2 --touch /a --commands-from-file steps.txt --touch /b";
+    let read = imported(&format!("{line} --password-crypto sha256"));
+    let steps: Vec<_> = read.recipe.lines().map(str::trim).collect();
+    let place = |text: &str| {
+        let found = steps.iter().position(|line| *line == text);
+        found.unwrap_or_else(|| panic!("{text}: {}", read.recipe))
+    };
+    assert!(place("touch \"/a\"") < place("install \"vim\" network=#false"));
+    assert!(place("run-command \"id\"") < place("touch \"/b\""));
+    assert!(place("touch \"/b\"") < place("password \"ada\" random=#true crypto=\"sha256\""));
+    place("upload \"motd\" \"/etc/motd\"");
+    place("// not imported: frobnicate …");
+    place("// not imported: commands-from-file more.txt");
+    assert!(!read.recipe.contains("hunter2"), "{}", read.recipe);
+    // One that is not there stays a step, and the report says what does not reach it.
+    let missing = imported("virt-customize -a d.qcow2 --no-network --commands-from-file no.txt");
+    assert!(missing.recipe.contains("commands-from-file \"no.txt\""), "{}", missing.recipe);
+    assert!(has(&missing, "kiln::import::commands_file"), "{:?}", missing.report);
+}
+
+/// A program that is run on a script with passwords in every place, and what it must not say.
+#[test]
+fn no_password_reaches_the_recipe_or_the_report() {
+    const SCRIPT: &str = "PASS=hunter2a\n\
+        virt-builder --root-passwd password:hunter2b debian-12 --bogus=other3c -Zother3d\n\
+        virt-customize -a d --root-passwd=password:hunter2e --root-password password:hunter2f \\\n  \
+        --password 'ada:password:x hunter2g' --sm-credentials me:password:hunter2h \\\n  \
+        --key /dev/sda2:key:hunter2i --root-password hunter2j --hostname not_right\n\
+        curl --password hunter2k -a https://images.example\nif\n";
+    for (broken, script) in [(true, SCRIPT), (false, SCRIPT.trim_end_matches("if\n"))] {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a.sh"), script).unwrap();
+        std::fs::write(
+            directory.path().join("b.txt"),
+            "install vim\ntouch /a\ntouch /b\nroot-passwd=hunter2l m\nbogus password:hunter2m\n",
+        )
+        .unwrap();
+        let kiln = |arguments: &[&str]| {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kiln"));
+            let done = command.current_dir(directory.path()).args(arguments).output().unwrap();
+            let said = [done.stdout, done.stderr].concat();
+            (done.status.success(), String::from_utf8(said).unwrap())
+        };
+        let (rendered, shown) = kiln(&["import", "a.sh", "b.txt"]);
+        let (written, json) = kiln(&["import", "--json", "-o", "out.kdl", "a.sh", "b.txt"]);
+        assert_eq!([rendered, written], [!broken; 2], "{shown}{json}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(!json.contains("hunter2"), "{json}");
+        if broken {
+            assert!(shown.contains("kiln::import::syntax"), "{shown}");
+        } else {
+            // The name says nothing, so only what is written down is without the value.
+            let recipe = std::fs::read_to_string(directory.path().join("out.kdl")).unwrap();
+            assert!(!recipe.contains("hunter2") && !recipe.contains("other3"), "{recipe}");
+            assert!(shown.contains("--password 'ada:password:****"), "{shown}");
+            assert!(json.contains("kiln::import::password_in_arguments"), "{json}");
+        }
+    }
+}
+
+#[test]
+fn what_changes_its_meaning_is_said() {
+    let codes = |text: &str| {
+        let imported = imported(text);
+        imported.report.iter().map(|found| found.code).collect::<Vec<_>>()
+    };
+    let count = |codes: &[&str], code: &str| codes.iter().filter(|one| **one == code).count();
+    let root = "kiln::import::root_password";
+    assert_eq!(count(&codes("virt-builder debian-12 --update"), root), 1);
+    for option in ["--root-password locked", "--password root:random"] {
+        assert_eq!(count(&codes(&format!("virt-builder debian-12 {option}")), root), 0);
+    }
+    assert_eq!(count(&codes("virt-customize -a d --update"), root), 0);
+    let relabel = "virt-customize -a d --no-selinux-relabel\n".repeat(2);
+    assert_eq!(count(&codes(&relabel), "kiln::import::relabelled"), 1);
+    let locked =
+        "virt-customize -a d --root-password locked --password a:lock --password b:locked:random";
+    assert_eq!(count(&codes(locked), "kiln::import::locked"), 2);
+    let moved = "kiln::import::changed_directory";
+    assert_eq!(count(&codes("cd build\nvirt-customize -a d --touch /a"), moved), 1);
+    let here = "cd \"$(dirname \"$0\")\"\nvirt-customize -a d --touch /a";
+    assert_eq!(count(&codes(here), moved), 0);
+    // A file that a script writes may be one that a step copies.
+    let writes = imported("echo hello > motd\nvirt-customize -a d --upload motd:/etc/motd");
+    assert!(writes.is_partial(), "{}", writes.recipe);
+    let talks = imported("echo hello >&2 2>/dev/null\nvirt-customize -a d --touch /a");
+    assert!(!talks.is_partial(), "{}", talks.recipe);
+}
+
+#[test]
+fn a_provisioner_is_left_out_where_it_says_so() {
+    let text = "source \"qemu\" \"a\" {}\nsource \"qemu\" \"b\" {}\nbuild {\n \
+                provisioner \"shell\" {\n  except = [\"qemu.a\"]\n  inline = [\"id\"]\n }\n}\n";
+    let (_, imported) = run("x.pkr.hcl", None, text);
+    let imported = imported.unwrap();
+    assert_eq!(imported.recipe.matches("run-command").count(), 1, "{}", imported.recipe);
+    let second = imported.recipe.split("image \"b\"").nth(1).unwrap();
+    assert!(second.contains("run-command \"id\""), "{}", imported.recipe);
 }
 
 /// A file of commands in a recipe is the same as its steps written by hand.
@@ -314,14 +497,38 @@ fn hostile_inputs_end_soon() {
         (Kind::Virt, deep("if ", 100_000)),
         (Kind::Virt, format!("{}virt-customize -a b\n", "if true; then\n".repeat(90))),
         (Kind::Virt, "a=x; a=$a$a$a$a$a$a$a$a\n".repeat(40) + "virt-customize -a \"$a\""),
+        (Kind::Virt, "A=x\n".to_owned() + &"A=\"$A$A\"\n".repeat(60) + "virt-customize -a \"$A\""),
+        (Kind::Virt, "A=(x y)\n".to_owned() + &"A+=(\"${A[@]}\")\n".repeat(60)),
+        (
+            Kind::Virt,
+            format!(
+                "A={}\nvirt-customize -a b{}",
+                "x".repeat(500_000),
+                " --touch $A".repeat(40_000)
+            ),
+        ),
+        (Kind::Virt, format!("A={}\n{}", "x".repeat(400_000), "(B=$A)\n".repeat(60_000))),
+        (
+            Kind::Virt,
+            format!("DIB_A={}\n{}", "x".repeat(400_000), "disk-image-create vm\n".repeat(20_000)),
+        ),
+        (Kind::Virt, "A+=(x)\n".repeat(140_000)),
+        (Kind::Virt, "virt-customize -a b --commands-from-file steps.txt\n".repeat(20_000)),
         (Kind::Virt, "virt-customize -a b --install v\n".repeat(4_000)),
         (Kind::Virt, format!("virt-customize -a b {}", "--touch /a ".repeat(40_000))),
         (Kind::Packer, format!("a = {}", "[".repeat(100_000))),
         (Kind::Packer, format!("a = {}", "-".repeat(100_000))),
         (Kind::Packer, format!("a = {}", "1+".repeat(100_000))),
         (Kind::Packer, format!("{{\"builders\":{}", "[".repeat(100_000))),
+        (Kind::Packer, doubling_json()),
+        (Kind::Packer, nested_for()),
+        (Kind::Packer, large_fields()),
         (Kind::Dockerfile, "FROM a\nENV a=$a$a$a$ax\n".to_owned() + &"ENV a=$a$a$a$a\n".repeat(60)),
         (Kind::Dockerfile, "FROM a\nRUN <<A <<A <<A\n".repeat(3_000)),
+        (
+            Kind::Dockerfile,
+            format!("FROM a\nENV a={}\n{}", "x".repeat(400_000), "RUN id\n".repeat(50_000)),
+        ),
         (Kind::Dib, "ubuntu ".repeat(100_000)),
         (Kind::Commands, "install a\n".repeat(100_000)),
         (Kind::Commands, "\\\n".repeat(400_000)),
@@ -335,6 +542,38 @@ fn hostile_inputs_end_soon() {
         let took = start.elapsed();
         assert!(took < Duration::from_secs(20), "{kind:?} {took:?} {text:.60}");
     }
+}
+
+/// A value that each variable of a template makes twice as long.
+fn doubling_json() -> String {
+    let variables: Vec<_> = (10..99)
+        .map(|n| format!("\"v{n}\": \"{{{{user `v{0}`}}}}{{{{user `v{0}`}}}}\"", n + 1))
+        .collect();
+    let source = "{\"type\": \"qemu\", \"vm_name\": \"{{user `v10`}}\"}";
+    format!("{{\"variables\": {{{}}}, \"builders\": [{source}]}}", variables.join(","))
+}
+
+/// `for` in `for`, over a list of sixteen: 16¹² texts.
+fn nested_for() -> String {
+    let list = "[0,1,2,3,4,5,6,7,8,9,0,1,2,3,4,5]";
+    let open = format!("[for a in {list} : ").repeat(12);
+    let inside = format!("${{{open}0{}}}", "]".repeat(12));
+    let text = format!("%{{ for a in {list} }}{inside}%{{ endfor }}");
+    format!(
+        "locals {{\n a = {open}0{}\n b = \"{text}\"\n c = [\"{inside}\"]\n}}\n\
+         source \"qemu\" \"a\" {{\n vm_name = \"{text}\"\n format = {{ a = \"{inside}\" }}\n}}\n",
+        "]".repeat(12)
+    )
+}
+
+/// One long value in very many places.
+fn large_fields() -> String {
+    let value = "x".repeat(200_000);
+    let places = "${var.a}".repeat(80_000);
+    format!(
+        "variable \"a\" {{\n default = \"{value}\"\n}}\n\
+         source \"qemu\" \"a\" {{\n vm_name = \"{places}\"\n}}\n"
+    )
 }
 
 const KINDS: [Kind; 5] = [Kind::Virt, Kind::Commands, Kind::Dib, Kind::Packer, Kind::Dockerfile];

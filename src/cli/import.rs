@@ -83,8 +83,10 @@ impl Import {
             let path = directory.join(path);
             path.is_file().then(|| text(&path).ok()).flatten()
         };
-        let imported = import::import(&sources, &inputs, self.name.as_deref(), &files)
-            .map_err(|list| Mistakes::new(list, &sources).found_in("the input"))?;
+        let imported = import::import(&sources, &inputs, self.name.as_deref(), &files);
+        let sources = masked(&sources, &inputs);
+        let imported =
+            imported.map_err(|list| Mistakes::new(list, &sources).found_in("the input"))?;
         match &self.output {
             Some(path) => self.write(path, &imported.recipe)?,
             None => print!("{}", imported.recipe),
@@ -130,6 +132,16 @@ impl Import {
             show(&Mistakes::new(imported.report.clone(), sources).found_in("the input"));
         }
     }
+}
+
+/// The inputs as a report may show them: without passwords, and with all else in its place.
+fn masked(sources: &Sources, inputs: &[(FileId, Kind)]) -> Sources {
+    let mut shown = Sources::default();
+    for (file, _) in inputs {
+        let source = sources.file(*file);
+        shown.add(source.path.clone(), import::masked(&source.text));
+    }
+    shown
 }
 
 fn as_json(sources: &Sources, imported: &Imported) -> serde_json::Value {

@@ -69,6 +69,20 @@ pub(super) fn read(session: &mut Session<'_>, image: ImageDraft, sources: &Sourc
     session.end();
 }
 
+/// Adds the lines of a file that a command line names, as though they were options of it. They have
+/// their place where it is named.
+pub(super) fn include(session: &mut Session<'_>, place: Span, text: &str) {
+    for mut line in lines(place.file, text) {
+        if session.image.items.len() > super::MAX_STEPS {
+            break;
+        }
+        for word in std::iter::once(&mut line.option).chain(&mut line.value) {
+            word.span = place;
+        }
+        session.commands_line(&line.option, line.value.as_ref());
+    }
+}
+
 fn lines(file: FileId, text: &str) -> Vec<Line> {
     let mut found = Vec::new();
     let (mut start, mut joined) = (None, String::new());

@@ -159,9 +159,9 @@ pub(super) fn command(
     }
     let wanted = output.as_deref().map_or("image", stem);
     let mut image = ImageDraft::new(draft.free_name(wanted), whole);
-    image.disks.push(output.clone().unwrap_or_else(|| "image".to_owned()));
+    image.add_disk(output.as_deref().unwrap_or("image"));
     for format in &formats {
-        image.disks.push(format!("{}.{format}", output.as_deref().unwrap_or("image")));
+        image.add_disk(&format!("{}.{format}", output.as_deref().unwrap_or("image")));
     }
     for element in &elements {
         self::element(&mut image, traps, element, variables);

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::budget::Budget;
 use super::draft::{Draft, ImageDraft, Item, Node};
 use super::traps::{Traps, hard_coded_manager};
 use crate::mistake::Mistake;
@@ -27,6 +28,7 @@ struct State {
     arguments: BTreeMap<String, String>,
     environment: Vec<(String, String)>,
     directory: Option<String>,
+    budget: Budget,
 }
 
 /// Reads a Dockerfile; its last stage becomes an image.
@@ -96,8 +98,9 @@ fn instruction(image: &mut ImageDraft, traps: &mut Traps, state: &mut State, one
         "ARG" => argument(state, &one.rest),
         "ENV" => {
             for (name, value) in assignments(&state.fill(&one.rest)) {
-                state.arguments.insert(name.clone(), value.clone());
-                state.environment.retain(|(known, _)| *known != name);
+                if state.arguments.insert(name.clone(), value.clone()).is_some() {
+                    state.environment.retain(|(known, _)| *known != name);
+                }
                 state.environment.push((name, value));
             }
             traps.push(
@@ -176,7 +179,7 @@ impl State {
             let default = name
                 .split_once(":-")
                 .map(|(name, default)| self.arguments.get(name).map_or(default, String::as_str));
-            match known.or(default) {
+            match known.or(default).filter(|value| self.budget.spend(value.len() + 1)) {
                 Some(value) => filled.push_str(value),
                 None => filled.push_str(&rest[at..=at + skip]),
             }
@@ -247,6 +250,13 @@ fn run(image: &mut ImageDraft, traps: &mut Traps, state: &State, one: &Instructi
             "works with one family of distributions only",
             "name the packages in an `install` step",
         );
+    }
+    let lengths = state.environment.iter().map(|(name, value)| name.len() + value.len() + 1);
+    if !state.budget.spend(lengths.sum::<usize>() + state.arguments.len()) {
+        let help = "write the variables that it needs into it";
+        traps.left(one.span, "the variables of this command are too long", help);
+        image.note(format!("not imported: RUN {script}"));
+        return;
     }
     let mut prefix = String::new();
     for (name, value) in &state.environment {

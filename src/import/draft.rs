@@ -75,7 +75,11 @@ pub(super) struct ImageDraft {
     /// What stands above it.
     pub(super) notes: Vec<String>,
     /// The files of disks that it stands for, as the old commands name them.
-    pub(super) disks: Vec<String>,
+    disks: Vec<String>,
+    /// Whether its outputs are those of a `qemu-img convert`.
+    pub(super) converted: bool,
+    /// The virt-builder that made it, which gives root a password unless it is told one.
+    pub(super) built: Option<Span>,
     /// The command that it comes from.
     pub(super) span: Span,
 }
@@ -91,8 +95,20 @@ impl ImageDraft {
             outputs: Vec::new(),
             notes: Vec::new(),
             disks: Vec::new(),
+            converted: false,
+            built: None,
             span,
         }
+    }
+
+    /// Says that it stands for the file of a disk.
+    pub(super) fn add_disk(&mut self, path: &str) {
+        self.disks.push(disk_name(path));
+    }
+
+    /// Whether it stands for the file of a disk.
+    pub(super) fn holds(&self, path: &str) -> bool {
+        self.disks.contains(&disk_name(path))
     }
 
     /// Adds a note in place.
@@ -187,6 +203,13 @@ pub(super) fn image_name(text: &str) -> String {
     let name: String = text.chars().map(fits).take(48).collect();
     let name = name.trim_matches(|c: char| !c.is_ascii_alphanumeric());
     if name.is_empty() { "imported".to_owned() } else { name.to_owned() }
+}
+
+/// A path of a script without what says nothing: `./img//a` is `img/a`.
+pub(super) fn disk_name(path: &str) -> String {
+    let root = if path.starts_with('/') { "/" } else { "" };
+    let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
+    format!("{root}{}", parts.collect::<Vec<_>>().join("/"))
 }
 
 /// The last component of a path, without the endings that disk images have.

@@ -3,6 +3,7 @@
 //! Sources: `--long-options` and `--short-options` of guestfs-tools 1.48, the manuals of 1.50 to 1.56
 //! for what came later, and `getopt_long(3)` for `--opt=value` and abbreviations.
 
+use super::secrets::hidden;
 use super::virt::{Tool, Word};
 
 /// One option.
@@ -206,8 +207,26 @@ fn long(tool: Tool, written: &str) -> Result<&'static Known, String> {
             first.name,
             second.name
         )),
-        _ => Err(format!("there is no option `--{}`", crate::mistake::excerpt(written))),
+        _ => {
+            let shown = without_value(&format!("--{written}"));
+            Err(format!("there is no option `{}`", crate::mistake::excerpt(&shown)))
+        }
     }
+}
+
+/// An option as it was written, without the value that may follow its name: that of a name that is
+/// not known may be a password.
+pub(super) fn without_value(text: &str) -> String {
+    let dashes = text.len() - text.trim_start_matches('-').len();
+    // Behind one dash, each letter is a name.
+    let end = if dashes == 1 {
+        dashes + text[1..].chars().next().map_or(0, char::len_utf8)
+    } else {
+        let letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        text.find(|c| !letter(c)).unwrap_or(text.len())
+    };
+    let rest = if end < text.len() { "…" } else { "" };
+    format!("{}{rest}", &text[..end])
 }
 
 /// Whether the value of an option may hold a password.
@@ -218,7 +237,7 @@ pub(super) fn is_secret(name: &str) -> bool {
 /// Splits a command line into options and what is none.
 pub(super) fn read(tool: Tool, words: &[Word]) -> (Vec<Written>, Vec<Word>, Vec<Wrong>) {
     let (mut options, mut rest, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
-    let mut words = words.iter();
+    let mut words = words.iter().peekable();
     while let Some(word) = words.next() {
         if word.text == "--" {
             rest.extend(words.by_ref().cloned());
@@ -232,7 +251,11 @@ pub(super) fn read(tool: Tool, words: &[Word]) -> (Vec<Written>, Vec<Word>, Vec<
                     let inline = inline.map(|text| Word { text: text.to_owned(), ..word.clone() });
                     take(known, word, inline, &mut words, &mut options, &mut wrong);
                 }
-                Err(message) => wrong.push(Wrong { word: word.clone(), message }),
+                Err(message) => {
+                    // What looks like its value is no template and no disk.
+                    words.next_if(|next| inline.is_none() && hidden(&next.text) != next.text);
+                    wrong.push(Wrong { word: word.clone(), message });
+                }
             }
         } else if word.text.starts_with('-') && word.text.len() > 1 {
             shorts(tool, word, &mut words, &mut options, &mut wrong);

@@ -3,12 +3,16 @@
 //! Both forms are read into one tree of values first. Variables are replaced by their defaults.
 //! Source: Packer's documentation of templates and of the QEMU builder.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use hcl::eval::{Context, Evaluate};
+use hcl::expr::{Expression, TraversalOperator};
+use hcl::template::{Directive, Element};
 use serde_json::{Map, Value as Json};
 
 use super::Files;
+use super::budget::Budget;
 use super::draft::{Draft, ImageDraft, Item, Node, stem};
 use super::traps::{Traps, hard_coded_manager};
 use super::virt::{Purpose, Session, Word, size};
@@ -50,17 +54,25 @@ pub(super) fn read(
     } else {
         from_hcl(file, text)?
     };
-    for source in &template.sources {
+    let budget = Budget::default();
+    // More than this is refused as a whole.
+    for source in template.sources.iter().take(super::MAX_IMAGES + 1) {
         let mut image = image(draft, traps, source);
         for part in &template.provisioners {
-            let only = part.fields.get("only").and_then(Json::as_array);
-            let named = |entry: &Json| {
-                entry
-                    .as_str()
-                    .is_some_and(|name| name.ends_with(&source.name) || name == source.kind)
+            let named = |list: &str| {
+                let list = part.fields.get(list).and_then(Json::as_array)?;
+                let mut names = list.iter().filter_map(Json::as_str);
+                Some(names.any(|name| name.ends_with(&source.name) || name == source.kind))
             };
-            if only.is_some_and(|only| !only.iter().any(named)) {
+            if named("only") == Some(false) || named("except") == Some(true) {
                 continue;
+            }
+            // Each source gets all provisioners, and each script all variables.
+            if !budget.spend(part.cost()) {
+                let message = "the provisioners of this template fill more than 4 MiB";
+                let code = "kiln::import::too_large";
+                return Err(Mistake::at(part.span, code, message, "too much with this one")
+                    .help("import it in parts"));
             }
             provision(draft, traps, files, &mut image, part);
         }
@@ -87,13 +99,20 @@ fn from_json(file: FileId, text: &str) -> Result<Template, Mistake> {
     let whole: Json = serde_json::from_str(text)
         .map_err(|error| syntax(file, text, error.line(), "this is not JSON"))?;
     let variables = whole.get("variables").and_then(Json::as_object).cloned().unwrap_or_default();
+    let budget = Budget::default();
     let fill = |text: &str| {
         let mut text = text.to_owned();
+        if !text.contains("{{") {
+            return text;
+        }
         for (name, value) in &variables {
             if let Some(value) = value.as_str() {
                 for form in [format!("{{{{user `{name}`}}}}"), format!("{{{{ user `{name}` }}}}")] {
-                    // A hostile file may double a value with each variable.
-                    if text.len() < super::MAX_BYTES {
+                    let count = text.matches(&form).count();
+                    let grown = text.len() + count * value.len();
+                    // Searching costs too: a hostile file may have many variables and long texts.
+                    let cost = count * value.len() + text.len() / 64 + 1;
+                    if grown <= super::MAX_BYTES && budget.spend(cost) && count > 0 {
                         text = text.replace(&form, value);
                     }
                 }
@@ -163,7 +182,7 @@ fn from_hcl(file: FileId, text: &str) -> Result<Template, Mistake> {
         };
         syntax(file, text, line, "this is not HCL")
     })?;
-    let context = context(&body);
+    let evaluator = evaluator(&body);
     let mut template = Template::default();
     let mut cursor = 0;
     for block in body.blocks() {
@@ -171,7 +190,7 @@ fn from_hcl(file: FileId, text: &str) -> Result<Template, Mistake> {
         match block.identifier.as_str() {
             "source" => {
                 let span = find(file, text, &format!("\"{}\"", label(0)), &mut cursor);
-                let fields = fields(&block.body, &context);
+                let fields = fields(&block.body, &evaluator);
                 template.sources.push(Part { kind: label(0), name: label(1), fields, span });
             }
             "build" => {
@@ -183,13 +202,15 @@ fn from_hcl(file: FileId, text: &str) -> Result<Template, Mistake> {
                     };
                     let span = find(file, text, &needle, &mut cursor);
                     if inner.identifier.as_str() == "provisioner" {
-                        let fields = fields(&inner.body, &context);
+                        let fields = fields(&inner.body, &evaluator);
                         let name = kind.clone();
                         template.provisioners.push(Part { kind, name, fields, span });
                     } else if inner.identifier.as_str().starts_with("post-processor") {
                         template
                             .others
                             .push((format!("{} {kind}", inner.identifier.as_str()), span));
+                    } else {
+                        template.others.push((inner.identifier.as_str().to_owned(), span));
                     }
                 }
             }
@@ -200,43 +221,171 @@ fn from_hcl(file: FileId, text: &str) -> Result<Template, Mistake> {
 }
 
 /// The variables and locals of a template, with their defaults.
-fn context(body: &hcl::Body) -> Context<'static> {
-    let mut context = Context::new();
+fn evaluator(body: &hcl::Body) -> Evaluator {
+    let mut evaluator = Evaluator::default();
     let mut variables = hcl::Map::new();
     for block in body.blocks().filter(|block| block.identifier.as_str() == "variable") {
         let default = block.body.attributes().find(|known| known.key.as_str() == "default");
-        let value = default.and_then(|default| default.expr.evaluate(&context).ok());
+        let value = default.and_then(|default| evaluator.value(&default.expr));
         if let (Some(name), Some(value)) = (block.labels.first(), value) {
             variables.insert(name.as_str().to_owned(), value);
         }
     }
-    context.declare_var("var", hcl::Value::Object(variables));
+    evaluator.declare("var", variables);
     let mut locals = hcl::Map::new();
     for block in body.blocks().filter(|block| block.identifier.as_str() == "locals") {
         for attribute in block.body.attributes() {
-            if let Ok(value) = attribute.expr.evaluate(&context) {
+            if let Some(value) = evaluator.value(&attribute.expr) {
                 locals.insert(attribute.key.as_str().to_owned(), value);
             }
         }
     }
-    context.declare_var("local", hcl::Value::Object(locals));
-    context
+    evaluator.declare("local", locals);
+    evaluator
 }
 
-fn fields(body: &hcl::Body, context: &Context<'_>) -> Map<String, Json> {
+fn fields(body: &hcl::Body, evaluator: &Evaluator) -> Map<String, Json> {
     let mut fields = Map::new();
     for attribute in body.attributes() {
         // What cannot be known stands as it was written.
-        let value = match attribute.expr.evaluate(context) {
-            Ok(value) => serde_json::to_value(value).unwrap_or(Json::Null),
-            Err(_) => Json::String(hcl::format::to_string(&attribute.expr).unwrap_or_default()),
+        let value = match evaluator.value(&attribute.expr) {
+            Some(value) => serde_json::to_value(value).unwrap_or(Json::Null),
+            None => Json::String(hcl::format::to_string(&attribute.expr).unwrap_or_default()),
         };
         fields.insert(attribute.key.as_str().to_owned(), value);
     }
     fields
 }
 
+/// The expressions of a template, with the variables that they may name.
+#[derive(Default)]
+struct Evaluator {
+    context: Context<'static>,
+    variables: BTreeMap<&'static str, hcl::Map<String, hcl::Value>>,
+    budget: Budget,
+}
+
+impl Evaluator {
+    fn declare(&mut self, name: &'static str, values: hcl::Map<String, hcl::Value>) {
+        self.context.declare_var(name, hcl::Value::Object(values.clone()));
+        self.variables.insert(name, values);
+    }
+
+    /// What an expression means; `None` if that cannot be known, or would be too large to know.
+    fn value(&self, expression: &Expression) -> Option<hcl::Value> {
+        let size = self.size(expression)?;
+        self.budget.spend(size).then(|| expression.evaluate(&self.context).ok()).flatten()
+    }
+
+    /// About how large the value of an expression is at most; `None` for one with `for`, which may
+    /// take time and room without end where several stand inside each other.
+    fn size(&self, expression: &Expression) -> Option<usize> {
+        let all = |list: &[&Expression]| {
+            list.iter().try_fold(1, |sum: usize, one| Some(sum.saturating_add(self.size(one)?)))
+        };
+        match expression {
+            Expression::String(text) => Some(text.len()),
+            Expression::Array(list) => all(&list.iter().collect::<Vec<_>>()),
+            Expression::Object(object) => object.iter().try_fold(1, |sum: usize, (key, value)| {
+                let key = match key {
+                    hcl::ObjectKey::Expression(key) => self.size(key)?,
+                    _ => 1,
+                };
+                Some(sum.saturating_add(key).saturating_add(self.size(value)?))
+            }),
+            Expression::TemplateExpr(template) => {
+                self.template(&hcl::Template::from_expr(template).ok()?)
+            }
+            Expression::Variable(name) => Some(
+                self.variables.get(name.as_str()).map_or(1, |map| map.values().map(cost).sum()),
+            ),
+            Expression::Traversal(traversal) => self.traversal(traversal),
+            Expression::FuncCall(call) => all(&call.args.iter().collect::<Vec<_>>()),
+            Expression::Parenthesis(inner) => self.size(inner),
+            Expression::Conditional(choice) => {
+                all(&[&choice.cond_expr, &choice.true_expr, &choice.false_expr])
+            }
+            Expression::Operation(operation) => match &**operation {
+                hcl::expr::Operation::Unary(unary) => self.size(&unary.expr),
+                hcl::expr::Operation::Binary(binary) => all(&[&binary.lhs_expr, &binary.rhs_expr]),
+            },
+            Expression::Null | Expression::Bool(_) | Expression::Number(_) => Some(1),
+            // Also what later versions of the parser may know.
+            _ => None,
+        }
+    }
+
+    fn traversal(&self, traversal: &hcl::expr::Traversal) -> Option<usize> {
+        let mut size = match (&traversal.expr, traversal.operators.first()) {
+            (Expression::Variable(name), Some(TraversalOperator::GetAttr(field))) => {
+                let map = self.variables.get(name.as_str());
+                map.and_then(|map| map.get(field.as_str())).map_or(1, cost)
+            }
+            (expression, _) => self.size(expression)?,
+        };
+        for operator in &traversal.operators {
+            if let TraversalOperator::Index(index) = operator {
+                size = size.saturating_add(self.size(index)?);
+            }
+        }
+        Some(size.saturating_mul(traversal.operators.len().max(1)))
+    }
+
+    fn template(&self, template: &hcl::Template) -> Option<usize> {
+        template.elements().iter().try_fold(1, |sum: usize, element| {
+            let size = match element {
+                Element::Literal(text) => text.len(),
+                Element::Interpolation(inner) => self.size(&inner.expr)?,
+                Element::Directive(directive) => match &**directive {
+                    Directive::If(choice) => {
+                        let other = choice.false_template.as_ref();
+                        let other = other.map_or(Some(0), |other| self.template(other))?;
+                        self.size(&choice.cond_expr)?
+                            .saturating_add(self.template(&choice.true_template)?)
+                            .saturating_add(other)
+                    }
+                    Directive::For(_) => return None,
+                },
+            };
+            Some(sum.saturating_add(size))
+        })
+    }
+}
+
+/// About how many bytes a value takes.
+fn cost(value: &hcl::Value) -> usize {
+    match value {
+        hcl::Value::String(text) => text.len() + 1,
+        hcl::Value::Array(list) => list.iter().map(cost).sum::<usize>() + 1,
+        hcl::Value::Object(map) => {
+            map.iter().map(|(name, value)| name.len() + cost(value)).sum::<usize>() + 1
+        }
+        _ => 1,
+    }
+}
+
 impl Part {
+    /// About how many bytes its steps take.
+    fn cost(&self) -> usize {
+        fn bytes(value: &Json) -> usize {
+            match value {
+                Json::String(text) => text.len() + 1,
+                Json::Array(list) => list.iter().map(bytes).sum::<usize>() + 1,
+                Json::Object(map) => map.iter().map(|(name, one)| name.len() + bytes(one)).sum(),
+                _ => 1,
+            }
+        }
+        let own: usize = self.fields.values().map(bytes).sum();
+        let variables =
+            ["environment_vars", "env"].iter().filter_map(|name| self.fields.get(*name));
+        let variables: usize = variables.map(bytes).sum();
+        let scripts = match self.fields.get("scripts") {
+            Some(Json::Array(list)) => list.len(),
+            _ => 0,
+        };
+        own.saturating_add(variables.saturating_mul(scripts))
+    }
+
     fn text(&self, name: &str) -> Option<String> {
         match self.fields.get(name)? {
             Json::String(text) => Some(text.clone()),

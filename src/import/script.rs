@@ -3,7 +3,7 @@
 
 use super::Files;
 use super::dib;
-use super::draft::{Draft, ImageDraft, Item, Node, stem};
+use super::draft::{Draft, ImageDraft, Item, Node, disk_name, stem};
 use super::shell::{self, Call};
 use super::traps::Traps;
 use super::virt::{Purpose, Session, Tool, Word, size};
@@ -30,6 +30,10 @@ pub(super) fn read(
     let mut pending = Vec::new();
     let first = draft.images.len();
     for call in shell::calls(file, text)? {
+        // More than this is refused as a whole.
+        if draft.images.len() > super::MAX_IMAGES {
+            break;
+        }
         command(draft, traps, files, call, text, &mut pending);
     }
     // What stands behind the last image, or in a script without one.
@@ -56,8 +60,7 @@ fn command(
     let images = draft.images.len();
     if makes {
         // What stands before a command on a disk that is known belongs between its steps.
-        let on =
-            |image: &&mut ImageDraft| arguments.iter().any(|one| image.disks.contains(&one.text));
+        let on = |image: &&mut ImageDraft| arguments.iter().any(|one| image.holds(&one.text));
         if let Some(image) = draft.images.iter_mut().find(on) {
             for note in pending.drain(..) {
                 image.note(note);
@@ -75,7 +78,9 @@ fn command(
         return;
     } else if name == "cp" && copied(draft, arguments) {
         return;
-    } else if !SILENT.contains(&name.as_str()) {
+    } else if name == "cd" && !call.writes {
+        moved(traps, &call);
+    } else if !SILENT.contains(&name.as_str()) || call.writes {
         let shown = text.get(call.span.offset..call.span.offset + call.span.len);
         let shown = shown.unwrap_or(&program.text);
         let message =
@@ -122,6 +127,23 @@ fn conditional(traps: &mut Traps, call: &Call) {
     }
 }
 
+/// `cd`, unless it goes where the script lies: paths behind it are relative to another directory.
+fn moved(traps: &mut Traps, call: &Call) {
+    let here = |word: &Word| {
+        ["$0", "BASH_SOURCE", "PWD"].iter().any(|part| word.text.contains(part))
+            || matches!(word.text.as_str(), "." | "-")
+    };
+    if call.words.get(1).is_some_and(|word| !here(word)) {
+        traps.push(
+            call.span,
+            "kiln::import::changed_directory",
+            "what stands behind this ran in another directory",
+            "the recipe has its paths as they were written",
+            "put the directory before the paths in the recipe",
+        );
+    }
+}
+
 /// `qemu-img resize`, `convert` and `create -b`, of disks that are known. Says whether it was one.
 fn qemu_img(draft: &mut Draft, traps: &mut Traps, call: &Call) -> bool {
     let words = &call.words[1..];
@@ -143,9 +165,7 @@ fn qemu_img(draft: &mut Draft, traps: &mut Traps, call: &Call) -> bool {
             _ => plain.push(word),
         }
     }
-    let known = |draft: &Draft, disk: &str| {
-        draft.images.iter().position(|image| image.disks.iter().any(|known| known == disk))
-    };
+    let known = |draft: &Draft, disk: &str| draft.images.iter().position(|image| image.holds(disk));
     match (words.first().map(|word| word.text.as_str()), plain.as_slice()) {
         (Some("resize"), [disk, wanted]) => {
             let Some(wanted) = size(&wanted.text) else { return false };
@@ -153,8 +173,8 @@ fn qemu_img(draft: &mut Draft, traps: &mut Traps, call: &Call) -> bool {
                 place
             } else {
                 let mut image = ImageDraft::new(draft.free_name(stem(&disk.text)), call.span);
-                image.disks.push(disk.text.clone());
-                image.base = Some(Node::new("base", ["file", &disk.text], disk.span));
+                image.add_disk(&disk.text);
+                image.base = Some(Node::new("base", ["file", &disk_name(&disk.text)], disk.span));
                 draft.images.push(image);
                 draft.images.len() - 1
             };
@@ -175,20 +195,28 @@ fn qemu_img(draft: &mut Draft, traps: &mut Traps, call: &Call) -> bool {
                 image.note(format!("not imported: qemu-img convert -O {format} {}", output.text));
                 return true;
             }
-            image.outputs.retain(|known| known.arguments != node.arguments);
-            // The disk between the steps was no result.
-            image.outputs.clear();
-            image.outputs.push(node);
-            image.disks.push(output.text.clone());
+            // The disk between the steps was no result; what was converted before is one.
+            if !std::mem::replace(&mut image.converted, true) {
+                image.outputs.clear();
+            }
+            let twin = image.outputs.iter().find(|known| known.arguments == node.arguments);
+            if twin.is_some_and(|twin| twin.properties != node.properties) {
+                let message = format!("an image has one output of the format `{format}`");
+                traps.left(call.span, message, "convert the output with qemu-img behind kiln");
+                image.note(format!("not imported: qemu-img convert to {}", output.text));
+            } else if twin.is_none() {
+                image.outputs.push(node);
+            }
+            image.add_disk(&output.text);
             true
         }
         (Some("create"), [disk, more @ ..]) if backing.is_some() => {
             let Some(backing) = backing else { return false };
             let mut image = ImageDraft::new(draft.free_name(stem(&disk.text)), call.span);
-            image.disks.push(disk.text.clone());
+            image.add_disk(&disk.text);
             image.base = Some(match known(draft, &backing.text) {
                 Some(place) => Node::new("base", ["image", &draft.images[place].name], call.span),
-                None => Node::new("base", ["file", &backing.text], backing.span),
+                None => Node::new("base", ["file", &disk_name(&backing.text)], backing.span),
             });
             if let Some(wanted) = more.first().and_then(|word| size(&word.text)) {
                 image.base_property("size", &wanted);
@@ -210,7 +238,7 @@ fn qemu_img(draft: &mut Draft, traps: &mut Traps, call: &Call) -> bool {
 fn copied(draft: &mut Draft, arguments: &[Word]) -> bool {
     let plain: Vec<&Word> = arguments.iter().filter(|word| !word.text.starts_with('-')).collect();
     let [from, to] = plain.as_slice() else { return false };
-    let known = draft.images.iter().find(|image| image.disks.contains(&from.text));
+    let known = draft.images.iter().find(|image| image.holds(&from.text));
     let disk = |text: &str| {
         let ending = text.rsplit_once('.').map_or("", |(_, ending)| ending);
         matches!(ending, "qcow2" | "img" | "raw" | "vmdk" | "vdi" | "vhdx")
@@ -218,13 +246,13 @@ fn copied(draft: &mut Draft, arguments: &[Word]) -> bool {
     let base = match known {
         Some(image) => Node::new("base", ["image", &image.name], from.span),
         None if disk(&from.text) && disk(&to.text) => {
-            Node::new("base", ["file", from.text.trim_start_matches("./")], from.span)
+            Node::new("base", ["file", &disk_name(&from.text)], from.span)
         }
         None => return false,
     };
     let mut image = ImageDraft::new(draft.free_name(stem(&to.text)), from.span.to(to.span));
     image.base = Some(base);
-    image.disks.push(to.text.clone());
+    image.add_disk(&to.text);
     draft.images.push(image);
     true
 }

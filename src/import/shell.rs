@@ -8,11 +8,13 @@ use std::io::Cursor;
 
 use brush_parser::ast::{
     self, AndOr, Assignment, AssignmentName, AssignmentValue, Command, CommandPrefixOrSuffixItem,
-    CompoundCommand, CompoundList, SimpleCommand,
+    CompoundCommand, CompoundList, IoFileRedirectKind, IoFileRedirectTarget, IoRedirect,
+    SimpleCommand,
 };
 use brush_parser::word::{self, Parameter, ParameterExpr, WordPiece};
 use brush_parser::{ParseError, Parser, ParserOptions};
 
+use super::budget::Budget;
 use super::virt::Word;
 use crate::mistake::Mistake;
 use crate::source::{FileId, Span};
@@ -32,6 +34,8 @@ pub(super) struct Call {
     /// Variables with known values: the script's own so far, and those before the command.
     pub(super) variables: BTreeMap<String, String>,
     pub(super) span: Span,
+    /// Whether its output goes to a file.
+    pub(super) writes: bool,
     /// What it stands in that may keep it from running, or run it more than once.
     pub(super) within: Option<&'static str>,
 }
@@ -72,6 +76,7 @@ fn read(file: FileId, text: &str) -> Result<Vec<Call>, Mistake> {
         bytes,
         options,
         known: BTreeMap::new(),
+        budget: Budget::default(),
         within: None,
         functions: BTreeSet::new(),
         calls: Vec::new(),
@@ -148,6 +153,16 @@ enum Known {
     List(Vec<String>),
 }
 
+impl Known {
+    /// What it costs to write it once more.
+    fn cost(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len() + 1,
+            Self::List(list) => list.iter().map(|text| text.len() + 1).sum::<usize>() + 1,
+        }
+    }
+}
+
 struct Reader<'a> {
     file: FileId,
     text: &'a str,
@@ -155,6 +170,7 @@ struct Reader<'a> {
     bytes: Vec<usize>,
     options: ParserOptions,
     known: BTreeMap<String, Known>,
+    budget: Budget,
     within: Option<&'static str>,
     /// Functions of the script, whose commands are read where they stand.
     functions: BTreeSet<String>,
@@ -201,9 +217,10 @@ impl Reader<'_> {
         match compound {
             CompoundCommand::BraceGroup(group) => self.list(&group.list),
             CompoundCommand::Subshell(shell) => {
-                let outer = self.known.clone();
+                let cost = self.known.iter().map(|(name, value)| name.len() + value.cost()).sum();
+                let outer = self.budget.spend(cost).then(|| self.known.clone());
                 self.list(&shell.list);
-                self.known = outer;
+                self.known = outer.unwrap_or_default();
             }
             CompoundCommand::ForClause(clause) => {
                 self.known.remove(&clause.variable_name);
@@ -281,14 +298,18 @@ impl Reader<'_> {
             }
             _ => {}
         }
-        let mut variables: BTreeMap<String, String> = self
-            .known
-            .iter()
-            .filter_map(|(name, value)| match value {
-                Known::Text(text) if keeps(name) => Some((name.clone(), text.clone())),
-                _ => None,
-            })
-            .collect();
+        let mut variables = BTreeMap::new();
+        // One program alone asks for them.
+        if words.iter().any(|word| word.text.ends_with("disk-image-create")) {
+            for (name, value) in &self.known {
+                if let Known::Text(text) = value
+                    && keeps(name)
+                    && self.budget.spend(value.cost())
+                {
+                    variables.insert(name.clone(), text.clone());
+                }
+            }
+        }
         for assignment in assignments {
             if let (AssignmentName::VariableName(name), Some(Known::Text(text))) =
                 (&assignment.name, self.value(assignment))
@@ -297,7 +318,8 @@ impl Reader<'_> {
             }
         }
         let span = self.whole(simple, &words);
-        self.calls.push(Call { words, variables, span, within: self.within });
+        let writes = writes(simple);
+        self.calls.push(Call { words, variables, span, writes, within: self.within });
     }
 
     fn whole(&self, simple: &SimpleCommand, words: &[Word]) -> Span {
@@ -323,7 +345,7 @@ impl Reader<'_> {
     }
 
     fn assign(&mut self, assignment: &Assignment) {
-        let value = self.value(assignment);
+        let value = self.value(assignment).filter(|value| value.cost() <= super::MAX_BYTES);
         let AssignmentName::VariableName(name) = &assignment.name else { return };
         match value {
             Some(value) if self.within.is_none() => {
@@ -338,7 +360,7 @@ impl Reader<'_> {
     fn value(&self, assignment: &Assignment) -> Option<Known> {
         let old = match &assignment.name {
             AssignmentName::VariableName(name) if assignment.append => {
-                self.known.get(name).cloned()
+                self.known.get(name).filter(|old| self.budget.spend(old.cost())).cloned()
             }
             _ => None,
         };
@@ -439,7 +461,8 @@ impl Reader<'_> {
             } if self.known.contains_key(name) => (name, false),
             _ => return parts.unknown(raw),
         };
-        match self.known.get(name) {
+        let known = self.known.get(name).filter(|value| self.budget.spend(value.cost()));
+        match known {
             Some(Known::Text(text)) if quoted => parts.push(text),
             Some(Known::Text(text)) => parts.split(text),
             Some(Known::List(list)) if all => {
@@ -458,6 +481,28 @@ impl Reader<'_> {
             None => parts.unknown(raw),
         }
     }
+}
+
+/// Whether a command's output goes to a file, which is not a device.
+fn writes(simple: &SimpleCommand) -> bool {
+    let prefix = simple.prefix.iter().flat_map(|prefix| &prefix.0);
+    let suffix = simple.suffix.iter().flat_map(|suffix| &suffix.0);
+    prefix.chain(suffix).any(|item| {
+        let CommandPrefixOrSuffixItem::IoRedirect(redirect) = item else { return false };
+        let (IoRedirect::File(
+            _,
+            IoFileRedirectKind::Write
+            | IoFileRedirectKind::Append
+            | IoFileRedirectKind::Clobber
+            | IoFileRedirectKind::ReadAndWrite,
+            IoFileRedirectTarget::Filename(file),
+        )
+        | IoRedirect::OutputAndError(file, _)) = redirect
+        else {
+            return false;
+        };
+        !file.value.starts_with("/dev/")
+    })
 }
 
 /// How a piece inside double quotes was written, where it stays as it is.

@@ -144,7 +144,8 @@ impl Session<'_> {
             "commands-from-file" => self.commands_file(value, option),
             "selinux-relabel" => self.relabel(span),
             name if name.starts_with("sm-") => self.subscription(option, value),
-            // `no-logfile` and `no-selinux-relabel` say nothing about the image that kiln makes.
+            "no-selinux-relabel" => self.no_relabel(span),
+            // `no-logfile` says nothing about an image without such a log.
             _ => {}
         }
     }
@@ -397,8 +398,20 @@ impl Session<'_> {
         }
         let node = Node::new("password", [user], span);
         let (kind, value) = selector.split_once(':').unwrap_or((selector, ""));
-        let mut node = match kind {
-            "lock" | "locked" if value.is_empty() => node.flag("locked", true),
+        let node = match kind {
+            "lock" | "locked" if value.is_empty() => {
+                self.traps.push(
+                    span,
+                    "kiln::import::locked",
+                    format!(
+                        "the old tool locks `{}` and discards the password there was",
+                        excerpt(user)
+                    ),
+                    "kiln locks it too, and keeps the hash behind the lock",
+                    "write `disabled=#true` instead if nobody may unlock the old password again",
+                );
+                node.flag("locked", true)
+            }
             "lock" | "locked" => {
                 self.password(user, value, option);
                 node.flag("locked", true)
@@ -427,10 +440,6 @@ impl Session<'_> {
                 return;
             }
         };
-        let hashed = !matches!(node.properties[0].0, "locked" | "disabled");
-        if let Some(crypto) = self.crypto.clone().filter(|_| hashed) {
-            node = node.text("crypto", crypto);
-        }
         self.passwords.push(node);
     }
 
@@ -485,8 +494,32 @@ impl Session<'_> {
             self.leave(&option.option, "a file of commands cannot name another one", help);
             return;
         }
+        if self.in_file.is_some() {
+            let help = "write its lines into the file that names it";
+            self.leave(&option.option, "a file of commands cannot name another one", help);
+            return;
+        }
+        let span = option.option.span;
         let path = self.local(value);
-        self.put(Node::new("commands-from-file", [path], option.option.span));
+        if let Some(text) = (self.files)(&value.text).filter(|_| value.known) {
+            self.image.note(format!("the commands of {path}:"));
+            self.in_file = Some(span);
+            super::commands::include(self, span, &text);
+            self.in_file = None;
+            return;
+        }
+        self.traps.push(
+            span,
+            "kiln::import::commands_file",
+            format!(
+                "the file `{}` cannot be read here, so its commands stay in it",
+                excerpt(&path)
+            ),
+            "what this command line says about networks, passwords and subscriptions does not \
+             reach them",
+            "import it again where the file is, or compare the file with the command line",
+        );
+        self.put(Node::new("commands-from-file", [path], span));
     }
 
     fn relabel(&mut self, span: Span) {
@@ -500,6 +533,20 @@ impl Session<'_> {
         if !written {
             self.put(Node::new("selinux-relabel", Vec::<String>::new(), span));
         }
+    }
+
+    fn no_relabel(&mut self, span: Span) {
+        let name = self.image.name.clone();
+        self.traps.once(
+            &name,
+            span,
+            "kiln::import::relabelled",
+            (
+                "the old command asked for no relabel",
+                "kiln's seal relabels every guest that has SELinux all the same",
+                "nothing to do: the labels are those that the guest's own policy asks for",
+            ),
+        );
     }
 
     /// `--sm-…`: a registration that lasts from step to step becomes one of the image.

@@ -160,6 +160,17 @@ impl Selected {
     }
 }
 
+/// The accounts of a list with commas.
+pub(super) fn accounts(value: &Word) -> impl Iterator<Item = String> {
+    value.text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
+/// Whether a text is a name that a command line takes as it is.
+pub(super) fn is_account(name: &str) -> bool {
+    let letter = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    name.len() <= 32 && !name.starts_with('-') && name.chars().all(letter)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use super::draft::{ImageDraft, Node};
 use crate::mistake::Mistake;
 use crate::source::Span;
 
@@ -59,6 +60,25 @@ impl Traps {
             self.once.push((image.to_owned(), code));
             let (message, label, help) = text;
             self.push(span, code, message, label, help);
+        }
+    }
+}
+
+impl Traps {
+    /// The password that virt-builder makes up for root, unless a later command sets one.
+    pub(super) fn root_password(&mut self, image: &ImageDraft) {
+        let root = |node: &Node| {
+            node.word == "password" && node.arguments.first().is_some_and(|user| user == "root")
+        };
+        if let Some(span) = image.built.filter(|_| !image.steps().any(root)) {
+            self.push(
+                span,
+                "kiln::import::root_password",
+                "virt-builder gives root a random password, and prints it, unless it is told one",
+                "no password of root is named here",
+                "root keeps what the base has: write `password \"root\" random=#true` for a random \
+                 one, or `locked=#true` for none",
+            );
         }
     }
 }

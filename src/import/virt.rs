@@ -4,9 +4,9 @@
 //! order. What a single option becomes is `steps`'s.
 
 use super::Files;
-use super::draft::{Draft, ImageDraft, Item, Node, Value, stem};
+use super::draft::{Draft, ImageDraft, Item, Node, Value, disk_name, stem};
 use super::options::{self, Written};
-use super::sysprep::Selected;
+use super::sysprep::{self, Selected};
 use super::traps::{Traps, is_red_hat};
 use crate::source::Span;
 
@@ -75,6 +75,8 @@ pub(super) struct Session<'a> {
     /// Passwords are set behind all other options.
     pub(super) passwords: Vec<Node>,
     pub(super) attached: Vec<String>,
+    /// Where the file was named whose lines are the options at the moment.
+    pub(super) in_file: Option<Span>,
     /// What the image had before this command.
     before: usize,
     log_removed: bool,
@@ -101,6 +103,7 @@ impl<'a> Session<'a> {
             registered: false,
             passwords: Vec::new(),
             attached: Vec::new(),
+            in_file: None,
             before: 0,
             log_removed: false,
         }
@@ -121,8 +124,18 @@ impl<'a> Session<'a> {
 
     /// Ends the command: what it does last, and what it leaves behind.
     pub(super) fn end(&mut self) {
-        let passwords = std::mem::take(&mut self.passwords);
-        self.image.items.extend(passwords.into_iter().map(Item::Step));
+        // One method for all of them, wherever its option stands.
+        let crypto = self.crypto.take();
+        for mut node in std::mem::take(&mut self.passwords) {
+            let hashed = node
+                .properties
+                .first()
+                .is_some_and(|(selector, _)| !matches!(*selector, "locked" | "disabled"));
+            if let Some(crypto) = crypto.clone().filter(|_| hashed) {
+                node = node.text("crypto", crypto);
+            }
+            self.image.items.push(Item::Step(node));
+        }
         if self.purpose == Purpose::Recipe {
             self.leftovers();
         }
@@ -213,7 +226,8 @@ impl<'a> Session<'a> {
             let help = "see `kiln import --help`, or the old tool's manual";
             let (span, label) = (wrong.word.span, "kept as a comment");
             self.traps.push(span, super::BAD_OPTION, wrong.message.as_str(), label, help);
-            self.image.note(format!("not imported: {}\n{}", wrong.word.text, wrong.message));
+            let shown = options::without_value(&wrong.word.text);
+            self.image.note(format!("not imported: {shown}\n{}", wrong.message));
         }
         if tool != Tool::Builder {
             for word in &rest {
@@ -226,6 +240,9 @@ impl<'a> Session<'a> {
             self.steps(&written);
         }
         self.how(&written);
+        if tool == Tool::Builder {
+            self.image.built = Some(whole);
+        }
         self.identity(tool, &written, whole);
         self.end();
     }
@@ -256,7 +273,7 @@ impl<'a> Session<'a> {
             (None, Some(template)) => format!("{}.{format}", template.text),
             (None, None) => String::new(),
         };
-        image.disks.push(file);
+        image.add_disk(&file);
         image.outputs.push(Node::new("output", [format], whole));
         self.begin(image, Tool::Builder);
         for word in rest.iter().skip(1) {
@@ -277,7 +294,7 @@ impl<'a> Session<'a> {
         whole: Span,
     ) {
         if let Some(disk) = disk {
-            let known = |image: &ImageDraft| image.disks.contains(&disk.text);
+            let known = |image: &ImageDraft| image.holds(&disk.text);
             if let Some(place) = self.draft.images.iter().position(known) {
                 let image = self.draft.images.remove(place);
                 self.place = place;
@@ -287,7 +304,9 @@ impl<'a> Session<'a> {
         }
         let wanted = disk.or(domain).map_or("imported", |word| stem(&word.text));
         let mut image = ImageDraft::new(self.draft.free_name(wanted), whole);
-        image.disks.extend(disk.map(|disk| disk.text.clone()));
+        if let Some(disk) = disk {
+            image.add_disk(&disk.text);
+        }
         self.begin(image, tool);
         if let Some(disk) = disk {
             let path = self.local(disk);
@@ -421,17 +440,14 @@ impl<'a> Session<'a> {
 
     fn sysprep(&mut self, written: &[Written], whole: Span) {
         let mut selected = Selected::defaults();
-        let mut users = Vec::new();
+        let (mut users, mut named) = (Vec::new(), Vec::new());
         for option in written {
             let Some(value) = &option.value else { continue };
             match option.name {
                 "operations" | "operation" => selected.operations(value),
                 "enable" => selected.enable(value),
-                "keep-user-accounts" => users.extend(value.text.split(',').map(str::to_owned)),
-                "remove-user-accounts" => {
-                    let help = "name the accounts that stay: `scrub { keep-user … }`";
-                    self.leave(&option.option, "kiln removes all accounts but those kept", help);
-                }
+                "keep-user-accounts" => users.extend(sysprep::accounts(value)),
+                "remove-user-accounts" => named.push(option),
                 "script" | "scriptdir" if selected.has("script") => {
                     let help = "write what it does as steps, or as a `run` in the guest";
                     self.leave(&option.option, "kiln runs no scripts of the host", help);
@@ -450,6 +466,18 @@ impl<'a> Session<'a> {
                 "see `virt-sysprep --list-operations`",
             );
         }
+        let mut without = Vec::new();
+        if !selected.has("user-account") {
+            let accounts = ["keep-user-accounts", "remove-user-accounts"];
+            if let Some(first) = written.iter().find(|one| accounts.contains(&one.name)) {
+                let help = "add the operation, or remove the option";
+                let message = "the operation `user-account` is off, so this did nothing";
+                self.leave(&first.option, message, help);
+            }
+        } else if !named.is_empty() {
+            without.push("user-account");
+            self.remove_accounts(&named, &std::mem::take(&mut users));
+        }
         if selected.has("customize") {
             self.steps(written);
         } else if let Some(first) = written.iter().find(|one| options::is_customize(one.name)) {
@@ -460,7 +488,6 @@ impl<'a> Session<'a> {
                 help,
             );
         }
-        let mut without = Vec::new();
         if selected.has("ssh-userdir")
             && let Some(key) = self.image.steps().find(|node| node.word == "ssh-inject")
         {
@@ -479,9 +506,37 @@ impl<'a> Session<'a> {
         self.image.notes.dedup();
     }
 
+    /// `--remove-user-accounts`: these and no others, before the command's own steps, as there. The
+    /// seal knows only the accounts that stay.
+    fn remove_accounts(&mut self, named: &[&Written], kept: &[String]) {
+        for option in named {
+            let Some(value) = &option.value else { continue };
+            let accounts: Vec<_> =
+                sysprep::accounts(value).filter(|account| !kept.contains(account)).collect();
+            if !value.known || !accounts.iter().all(|account| sysprep::is_account(account)) {
+                let message = "kiln cannot tell which accounts these are";
+                self.leave(&option.option, message, "write a step `run-command \"userdel …\"`");
+                continue;
+            }
+            self.traps.push(
+                option.option.span,
+                "kiln::import::named_accounts",
+                "virt-sysprep removed these accounts alone, and passed over those that are missing",
+                "removed by steps, which fail if an account is missing",
+                "nothing to do: the item `user-account` of `scrub` would remove all others too",
+            );
+            for account in accounts {
+                let script = format!("userdel --remove {account}");
+                let node = Node::new("run-command", [script], option.option.span);
+                self.image.items.push(Item::Step(node));
+            }
+        }
+    }
+
     fn steps(&mut self, written: &[Written]) {
         for option in written {
-            if options::is_customize(option.name) {
+            // More than this is refused as a whole.
+            if options::is_customize(option.name) && self.image.items.len() <= super::MAX_STEPS {
                 self.step(option);
             }
         }
@@ -490,13 +545,15 @@ impl<'a> Session<'a> {
     /// One line of a file of commands.
     pub(super) fn commands_line(&mut self, option: &Word, value: Option<&Word>) {
         let Some((name, wants)) = options::customize(&option.text) else {
-            let shown = crate::mistake::quoted(&option.text);
+            let word = options::without_value(&option.text);
+            let shown = crate::mistake::quoted(&word);
             let dashes = option.text.starts_with("--");
             let help = if dashes { "write it without `--`" } else { "see `virt-customize --help`" };
             let message = format!("there is no command {shown}");
             self.traps.push(option.span, super::BAD_OPTION, message, "kept as a comment", help);
-            let value = value.map_or("", |value| value.text.as_str());
-            self.image.note(format!("not imported: {} {value}", option.text));
+            // What is not known may be a password.
+            let value = value.map_or("", |_| " …");
+            self.image.note(format!("not imported: {word}{value}"));
             return;
         };
         if wants && value.is_none() {
@@ -556,14 +613,14 @@ impl<'a> Session<'a> {
 
     /// A file of the host as the recipe names it: relative to the recipe.
     pub(super) fn local(&mut self, word: &Word) -> String {
-        let path = word.text.trim_start_matches("./");
+        let path = disk_name(&word.text);
         let outside = path.starts_with(['/', '~']) || path.split('/').any(|part| part == "..");
         if !outside || path.is_empty() {
-            return path.to_owned();
+            return path;
         }
         let name =
             path.rsplit('/').find(|part| !part.is_empty() && *part != "..").unwrap_or("file");
-        let message = format!("`{}` lies outside of the workspace", crate::mistake::excerpt(path));
+        let message = format!("`{}` lies outside of the workspace", crate::mistake::excerpt(&path));
         let help = format!("copy it beside the recipe, as `{}`", crate::mistake::excerpt(name));
         let label = "a recipe names files relative to itself";
         self.traps.push(word.span, "kiln::import::outside_path", message, label, help);

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use kdl::{KdlDocument, KdlEntry, KdlEntryFormat, KdlNode, KdlNodeFormat};
 
 use super::draft::{Draft, ImageDraft, Item, Node, SecretDraftPlace, Value};
+use super::secrets;
 use super::traps::Traps;
 use crate::lower;
 use crate::source::{Sources, Span};
@@ -340,6 +341,8 @@ fn longest_hashes(text: &str) -> usize {
 fn comments(notes: &[String], depth: usize) -> String {
     let indent = INDENT.repeat(depth);
     let mut text = String::new();
+    // A command that was not understood may hold a password.
+    let notes: Vec<String> = notes.iter().map(|note| secrets::hidden(note)).collect();
     for line in notes.iter().flat_map(|note| note.split('\n')) {
         text.push_str(&indent);
         text.push_str("//");
