@@ -405,7 +405,7 @@ mod tests {
             }
         }
         // The same key again takes its place; others come on top.
-        let global = |key: &str| part(b'g', &pax(key, &[b'x'; 40_000]));
+        let global = |key: &str| part(b'g', &pax(key, &vec![b'x'; 40_000]));
         assert!(next(&[global("a"), global("a"), part(b'0', b"")]).is_ok());
         let error = next(&[global("a"), global("b"), part(b'0', b"")]).unwrap_err();
         assert_eq!(error.to_string(), "its global pax headers are larger than 64 KiB");
