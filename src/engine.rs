@@ -9,6 +9,8 @@
 mod bases;
 mod failure;
 mod lane;
+mod layers;
+mod outputs;
 mod secrets;
 
 use std::cell::Cell;

@@ -16,7 +16,7 @@ use crate::import;
 use crate::lower::{self, Commands, Included, Settings};
 use crate::mistake::{Mistake, Mistakes, Severity, nearest};
 use crate::parse::{self, KdlDocument};
-use crate::recipe::{Account, Image, LocalFile};
+use crate::recipe::{Image, LocalFile};
 use crate::source::Sources;
 
 /// The file that marks a workspace and holds its settings.
@@ -271,12 +271,8 @@ fn unknown_secrets(settings: &Settings, images: &[Image]) -> Vec<Mistake> {
     let known = || settings.secrets.iter().map(|secret| secret.name.value.as_str());
     let mut mistakes = Vec::new();
     for image in images {
-        let account = image.subscription.as_ref().map(|subscription| &subscription.account);
-        let of_account = account.map(|account| match account {
-            Account::ActivationKey { key: secret, .. } | Account::User { password: secret, .. } => {
-                secret
-            }
-        });
+        let of_account =
+            image.subscription.as_ref().map(|subscription| subscription.account.secret());
         let of_steps = image.steps.iter().flat_map(|step| &step.aids.secrets);
         for secret in of_account.into_iter().chain(of_steps) {
             let name = secret.value.as_str();

@@ -7,7 +7,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::lane::{Captured, Held, Lane, Stop, host};
+use super::lane::{Held, Lane, Stop, host};
+use super::layers::Captured;
 use crate::compression::{self, Compression};
 use crate::disk::layer::MAX_DISK;
 use crate::disk::state::DiskState;

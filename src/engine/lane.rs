@@ -5,7 +5,6 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -13,27 +12,23 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use super::{End, Engine, Event};
-use crate::digest::{ObjectId, StateId};
-use crate::disk::capture::{self, FrozenOverlay};
-use crate::disk::layer::{self, LayerIndex};
+use crate::digest::StateId;
 use crate::disk::state::DiskState;
 use crate::execute::registered::{self, Registered};
-use crate::execute::{self, Bench, Epoch, Fault, FaultKind, Outcome, SealedDisk, Task};
+use crate::execute::{self, Bench, Fault, FaultKind, Outcome, Task};
 use crate::files::{self, Context};
 use crate::guest::Snapshot;
 use crate::inputs::{self, Input};
 use crate::key::Operation;
 use crate::name::SecretName;
-use crate::output::{self, Description, Layer, Wanted};
+use crate::output::Wanted;
 use crate::plan::{Actions, Node};
-use crate::progress::{StepDone, size};
+use crate::progress::StepDone;
 use crate::recipe::{Aids, Attached, Scrub};
-use crate::seal::SealReport;
-use crate::secret::{Found, Scanner, SecretValue};
+use crate::secret::{Scanner, SecretValue};
+use crate::store::LayerFiles;
 use crate::store::objects::Readers;
-use crate::store::results::{ActionResult, Placement};
 use crate::store::work::ActionLock;
-use crate::store::{Data, LayerFiles};
 
 /// Where a lane's working disk has its files, in the lane's directory.
 const DISK: &str = "disk";
@@ -91,19 +86,6 @@ pub(super) fn host(error: &dyn miette::Diagnostic) -> Stop {
     Fault::of(FaultKind::Host, error).into()
 }
 
-fn secret_in_layer(Found { name, line }: &Found) -> Fault {
-    let part = if *line { "one line of the value" } else { "the value" };
-    Fault::new(
-        FaultKind::Step,
-        "kiln::engine::secret_in_layer",
-        format!("{part} of the secret `{name}` is on the image's disk"),
-    )
-    .with_help(
-        "nothing was recorded; read the secret where it is, in /run/kiln/secrets: a copy in the \
-         guest stays in the layer even if it is deleted again",
-    )
-}
-
 /// What to say of a guest that is still registered, unless the lane's fault says it: that of a
 /// build which was called off reaches nobody, nor does one behind another fault.
 fn left_registered(directory: &Path, end: &End) -> Option<String> {
@@ -134,18 +116,18 @@ fn caught(work: impl FnOnce() -> Result<(), Stop>) -> Result<(), Stop> {
 /// The disk of a lane between two nodes.
 pub(super) struct Held {
     /// The state that it is at; `None` before the base.
-    id: Option<StateId>,
+    pub(super) id: Option<StateId>,
     /// The same state, for reading.
     pub(super) disk: DiskState,
     /// The chain of the state, base first.
-    chain: Vec<LayerFiles>,
+    pub(super) chain: Vec<LayerFiles>,
     /// Whether the disk is larger than the last layer of the chain says.
-    grows: bool,
+    pub(super) grows: bool,
     /// The working disk at that state, once one is needed.
     bench: Option<Box<dyn Bench>>,
     /// The secrets that programs on this working disk were given so far, and what finds them.
     secrets: Vec<(SecretName, SecretValue)>,
-    scanner: Option<Scanner>,
+    pub(super) scanner: Option<Scanner>,
 }
 
 impl Held {
@@ -188,7 +170,7 @@ impl Lane<'_> {
         self.tell(Event::Ended { lane, end });
     }
 
-    fn tell(&self, event: Event) {
+    pub(super) fn tell(&self, event: Event) {
         // The loop outlives every lane.
         let _ = self.sender.send(event);
     }
@@ -232,7 +214,8 @@ impl Lane<'_> {
         dropped
     }
 
-    fn chain(&self, state: StateId) -> Result<Vec<LayerFiles>, Stop> {
+    /// The layers of a state; one that is not whole is built again.
+    pub(super) fn chain(&self, state: StateId) -> Result<Vec<LayerFiles>, Stop> {
         let store = self.engine.store;
         let results = store.results().map_err(|error| host(&error))?;
         match store.chain(&results, state) {
@@ -245,7 +228,7 @@ impl Lane<'_> {
         }
     }
 
-    fn open_state(chain: &[LayerFiles]) -> Result<DiskState, Stop> {
+    pub(super) fn open_state(chain: &[LayerFiles]) -> Result<DiskState, Stop> {
         DiskState::open(chain).map_err(|error| Fault::of(FaultKind::Damaged, &error).into())
     }
 
@@ -328,19 +311,6 @@ impl Lane<'_> {
         Ok(())
     }
 
-    /// Lays a stored layer on the state that a lane holds, and compares the two where the disk was
-    /// hashed at rest.
-    fn advance(held: &mut Held, layer: Captured) -> Result<Placement, Stop> {
-        held.disk.push(&layer.files, layer.index).map_err(|error| host(&error))?;
-        held.grows = false;
-        held.chain.push(layer.files);
-        held.id = Some(layer.placement.state);
-        if let Some(digest) = layer.frozen {
-            Self::compare(held, digest)?;
-        }
-        Ok(layer.placement)
-    }
-
     /// Takes the right to build a node, and looks whether it has a result meanwhile: another kiln
     /// built it, or a base made anew from the same bytes brought back what stood on it.
     fn lock(&self, number: usize, node: &Node) -> Result<ActionLock, Stop> {
@@ -363,7 +333,7 @@ impl Lane<'_> {
     }
 
     /// Looks again and again, so that the user can end the waiting.
-    fn wait_for_lock(&self, node: &Node) -> Result<ActionLock, Stop> {
+    pub(super) fn wait_for_lock(&self, node: &Node) -> Result<ActionLock, Stop> {
         loop {
             if self.engine.interrupted.load(Ordering::SeqCst) {
                 return Err(Stop::Replan);
@@ -502,103 +472,6 @@ impl Lane<'_> {
         }
     }
 
-    fn store_epoch(&self, epoch: &Epoch, held: &Held, directory: &Path) -> Result<Captured, Stop> {
-        let file = File::open(&epoch.overlay).context("open", &epoch.overlay);
-        let file = file.map_err(|error| host(&error))?;
-        if let Some(scanner) = &held.scanner {
-            let found = super::secrets::find(scanner, &file, &epoch.overlay, &epoch.changed);
-            if let Some(found) = found.map_err(|error| host(&error))? {
-                return Err(secret_in_layer(&found).into());
-            }
-        }
-        let overlay = FrozenOverlay { file: &file, path: &epoch.overlay };
-        let mut captured = self.store_layer(directory, |sink| {
-            capture::capture(&held.disk, held.id, &overlay, &epoch.changed, sink)
-        })?;
-        captured.frozen = epoch.digest;
-        Ok(captured)
-    }
-
-    /// Stores a layer's data, then its index. Nothing names them yet.
-    pub(super) fn store_layer(
-        &self,
-        directory: &Path,
-        make: impl FnOnce(&mut capture::BlockSink<'_>) -> Result<LayerIndex, capture::CaptureError>,
-    ) -> Result<Captured, Stop> {
-        let objects = self.engine.store.objects();
-        let mut writer =
-            objects.writer(directory, "layer", Readers::Group).map_err(|error| host(&error))?;
-        let index = make(&mut |bytes| writer.write(bytes)).map_err(|error| match &error {
-            capture::CaptureError::State(_) => Fault::of(FaultKind::Damaged, &error).into(),
-            capture::CaptureError::File(_) => host(&error),
-        })?;
-        let size = writer.len();
-        let data = if writer.is_empty() {
-            writer.abandon().map_err(|error| host(&error))?;
-            None
-        } else {
-            Some(writer.finish().map_err(|error| host(&error))?)
-        };
-        let encoded = index.encode();
-        let state = layer::state_id(&encoded);
-        let id = objects.put(directory, &encoded, Readers::All).map_err(|error| host(&error))?;
-        let files = LayerFiles {
-            state,
-            index: objects.path(id),
-            data: data.map(|object| Data { object, path: objects.path(object) }),
-        };
-        let placement = Placement { state, parent: index.parent, index: id, data, size };
-        Ok(Captured { index, files, placement, frozen: None })
-    }
-
-    /// Reads the stored state afresh and compares it with the disk as it was at rest.
-    fn compare(held: &Held, frozen: crate::digest::Digest) -> Result<(), Stop> {
-        let fresh = Self::open_state(&held.chain)?;
-        let stored =
-            fresh.digest().map_err(|error| Stop::from(Fault::of(FaultKind::Damaged, &error)))?;
-        if stored == frozen {
-            return Ok(());
-        }
-        Err(Fault::new(
-            FaultKind::Host,
-            "kiln::engine::layer_differs",
-            "the stored layer is not what the disk held when it was frozen",
-        )
-        .with_help(
-            "nothing was recorded; this is a bug in kiln, or the host's memory or disk is failing",
-        )
-        .into())
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "a result has that many parts")]
-    fn record(
-        &self,
-        node: &Node,
-        parent: Option<StateId>,
-        placement: &Placement,
-        outcome: Outcome,
-        report: Option<ObjectId>,
-        took: Duration,
-        directory: &Path,
-    ) -> Result<(), Stop> {
-        let store = self.engine.store;
-        let manifest = serde_json::to_vec(&node.manifest).expect("a manifest is plain data");
-        let manifest = store.objects().put(directory, &manifest, Readers::All);
-        let result = ActionResult {
-            key: node.key,
-            parent,
-            state: placement.state,
-            impure: node.impure,
-            manifest: manifest.map_err(|error| host(&error))?,
-            report,
-            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            host: outcome.host,
-        };
-        store.record(Some(placement), &result).map_err(|error| host(&error))?;
-        self.reached.set(Some(placement.state));
-        Ok(())
-    }
-
     /// The end of an image: the last writes, the layer, a second reading of that state by other
     /// code, the record, the outputs.
     fn seal(
@@ -632,96 +505,6 @@ impl Lane<'_> {
         self.write_outputs(number, placement.state, &report, &mut *sealed)?;
         Ok(sealed.close()?)
     }
-
-    fn open_sealed(
-        &self,
-        chain: &[LayerFiles],
-        directory: &Path,
-    ) -> Result<Box<dyn SealedDisk>, Stop> {
-        let disk = directory.join("sealed");
-        files::make_directory(&disk, 0o700).map_err(|error| host(&error))?;
-        Ok(self.engine.executor.open_sealed(chain, &disk)?)
-    }
-
-    fn cached_outputs(&self, seal: usize, state: StateId, directory: &Path) -> Result<(), Stop> {
-        let store = self.engine.store;
-        // Two kilns must not write one file at a time.
-        let _lock = self.wait_for_lock(&self.actions.nodes[seal])?;
-        let results = store.results().map_err(|error| host(&error))?;
-        let key = self.actions.nodes[seal].key;
-        let result = results.of_action(key).iter().find(|result| result.state == state);
-        let report = result.and_then(|result| result.report).ok_or(Stop::Replan)?;
-        let bytes = store.objects().read(report, 1 << 30);
-        let report = bytes.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let Some(report) = report else {
-            // A seal whose report is gone or damaged is made again.
-            store.drop_state(state).map_err(|error| host(&error))?;
-            return Err(Stop::Replan);
-        };
-        let mut sealed = self.open_sealed(&self.chain(state)?, directory)?;
-        self.write_outputs(seal, state, &report, &mut *sealed)?;
-        Ok(sealed.close()?)
-    }
-
-    /// Writes the outputs of every image that has this seal.
-    fn write_outputs(
-        &self,
-        seal: usize,
-        state: StateId,
-        report: &SealReport,
-        sealed: &mut dyn SealedDisk,
-    ) -> Result<(), Stop> {
-        let key = self.actions.nodes[seal].key;
-        for &number in &self.stale {
-            let wanted = &self.outputs[number];
-            if wanted.seal != key || wanted.is_current(self.engine.store) {
-                continue;
-            }
-            let start = Instant::now();
-            let temporary = wanted.temporary().map_err(|error| host(&error))?;
-            let path = temporary.path.clone();
-            let result = sealed.convert(wanted.format, &path).map_err(Stop::from).and_then(|()| {
-                let description = self.describe(wanted, state, report)?;
-                wanted
-                    .finish(self.engine.store, temporary, &description)
-                    .map_err(|error| host(&error))
-            });
-            if result.is_err() {
-                let _ = std::fs::remove_file(&path);
-            }
-            result?;
-            let bytes = std::fs::metadata(&wanted.path).map_or(0, |meta| meta.len());
-            let took = crate::progress::duration(start.elapsed());
-            let note = format!("  ({}, {took})", size(bytes));
-            self.tell(Event::Written { output: number, note });
-        }
-        Ok(())
-    }
-
-    fn describe<'a>(
-        &'a self,
-        wanted: &Wanted,
-        state: StateId,
-        report: &'a SealReport,
-    ) -> Result<Description<'a>, Stop> {
-        let chain = self.actions.chains.iter().find(|chain| chain.image == wanted.image);
-        let chain = chain.ok_or(Stop::Replan)?;
-        let nodes = chain.nodes.iter().chain([&chain.seal]).map(|&node| &self.actions.nodes[node]);
-        let layers = self
-            .chain(state)?
-            .into_iter()
-            .map(|files| Layer { state: files.state, data: files.data.map(|data| data.object) });
-        Ok(Description {
-            image: self.engine.image(wanted.image),
-            format: wanted.format.extension(),
-            kiln: env!("CARGO_PKG_VERSION"),
-            seal: wanted.seal,
-            state,
-            steps: nodes.map(|node| output::Step { name: &node.name, key: node.key }).collect(),
-            layers: layers.collect(),
-            report,
-        })
-    }
 }
 
 /// A size in whole MiB where it is one, and in bytes where it is not: two that differ read so.
@@ -731,15 +514,6 @@ fn exact_size(bytes: u64) -> String {
     } else {
         format!("{bytes} bytes")
     }
-}
-
-/// A layer whose objects are in the store.
-pub(super) struct Captured {
-    index: LayerIndex,
-    files: LayerFiles,
-    placement: Placement,
-    /// The digest of the disk at rest, where it was asked for.
-    frozen: Option<crate::digest::Digest>,
 }
 
 #[cfg(test)]

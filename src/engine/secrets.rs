@@ -8,10 +8,10 @@ use rayon::prelude::*;
 
 use crate::disk::layer::{BLOCK, BLOCK_LEN};
 use crate::disk::overlay::Changed;
+use crate::execute::{Fault, FaultKind};
 use crate::files::{Context, FileError};
 use crate::key::Action;
 use crate::name::SecretName;
-use crate::recipe::Account;
 use crate::secret::{EdgeFinds, Found, Scanner, SecretError, SecretValue, Vault};
 
 /// Blocks that are looked at in one go: 4 MiB.
@@ -22,11 +22,7 @@ pub(super) fn values(
     action: &Action,
     vault: &Vault,
 ) -> Result<Vec<(SecretName, SecretValue)>, SecretError> {
-    let account = action.registration.as_ref().map(|registration| match &registration.account {
-        Account::ActivationKey { key: secret, .. } | Account::User { password: secret, .. } => {
-            secret
-        }
-    });
+    let account = action.registration.as_ref().map(|registration| registration.account.secret());
     let mut values: Vec<(SecretName, SecretValue)> = Vec::new();
     for secret in action.aids.secrets.iter().chain(account) {
         if values.iter().all(|(name, _)| *name != secret.name) {
@@ -34,6 +30,20 @@ pub(super) fn values(
         }
     }
     Ok(values)
+}
+
+/// The fault of a step that put a secret on the disk.
+pub(super) fn in_layer(Found { name, line }: &Found) -> Fault {
+    let part = if *line { "one line of the value" } else { "the value" };
+    Fault::new(
+        FaultKind::Step,
+        "kiln::engine::secret_in_layer",
+        format!("{part} of the secret `{name}` is on the image's disk"),
+    )
+    .with_help(
+        "nothing was recorded; read the secret where it is, in /run/kiln/secrets: a copy in the \
+         guest stays in the layer even if it is deleted again",
+    )
 }
 
 /// The first secret in what an epoch wrote.

@@ -100,3 +100,25 @@ pub enum Account<S> {
         password: S,
     },
 }
+
+impl<S> Account<S> {
+    /// The secret by which it registers.
+    pub fn secret(&self) -> &S {
+        match self {
+            Self::ActivationKey { key: secret, .. } | Self::User { password: secret, .. } => secret,
+        }
+    }
+
+    /// The same account with its secret known in another way.
+    #[must_use]
+    pub fn map<T>(&self, turn: impl FnOnce(&S) -> T) -> Account<T> {
+        match self {
+            Self::ActivationKey { organization, key } => {
+                Account::ActivationKey { organization: organization.clone(), key: turn(key) }
+            }
+            Self::User { user, password } => {
+                Account::User { user: user.clone(), password: turn(password) }
+            }
+        }
+    }
+}
