@@ -13,6 +13,20 @@ use crate::name::ImageName;
 use crate::recipe::{Base, Image, PasswordSecret, Step, StepKind};
 use crate::source::{Span, Spanned};
 
+/// The label of an image's base.
+pub const BASE: &str = "base";
+/// The label of the action that makes the disk of an image's base larger.
+pub const SIZE: &str = "size";
+/// The label of an image's seal.
+pub const SEAL: &str = "seal";
+
+/// Labels that no step has, and what has them.
+const RESERVED: [(&str, &str); 3] = [
+    (BASE, "the image's base"),
+    (SIZE, "the growth of the image's disk"),
+    (SEAL, "the image's seal"),
+];
+
 /// All images of a workspace, each behind the one it stands on.
 #[derive(Debug)]
 pub struct BuildGraph {
@@ -219,6 +233,20 @@ fn labels(steps: &[Step]) -> Vec<String> {
 }
 
 fn clashing_labels(image: &Image, labels: &[String], mistakes: &mut Vec<Mistake>) {
+    for name in image.steps.iter().filter_map(|step| step.name.as_ref()) {
+        let label = name.value.as_str();
+        if let Some((_, what)) = RESERVED.iter().find(|(reserved, _)| *reserved == label) {
+            mistakes.push(
+                Mistake::at(
+                    name.span,
+                    "kiln::graph::label_taken",
+                    format!("`{label}` is what kiln calls {what}"),
+                    "this name",
+                )
+                .help("give the step another name"),
+            );
+        }
+    }
     let mut seen: HashMap<&str, usize> = HashMap::new();
     for (place, label) in labels.iter().enumerate() {
         let Some(&first) = seen.get(label.as_str()) else {

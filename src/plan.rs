@@ -9,14 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{ActionKey, StateId};
 use crate::explain::{self, Reason};
+use crate::graph::{BASE, SEAL, SIZE};
 use crate::inputs::{self, Input, InputError};
 use crate::key::{Action, Generation, Manifest, Operation, Registration};
 use crate::lock::Lock;
 use crate::mistake::Mistake;
 use crate::name::SecretName;
 use crate::recipe::{
-    Account, Aids, Attached, Base, Fetch, Fetched, FileBase, LocalFile, Origin, Scrub, SecretUse,
-    Step, StepKind,
+    Aids, Attached, Base, Fetch, Fetched, FileBase, LocalFile, Origin, Scrub, SecretUse, Step,
+    StepKind,
 };
 use crate::source::{Span, Spanned};
 use crate::store::results::{ActionResult, Results};
@@ -27,13 +28,6 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// The code of a base whose name has not been looked up.
 pub const NOT_LOCKED: &str = "kiln::plan::not_locked";
-
-/// The label of an image's base.
-pub const BASE: &str = "base";
-/// The label of the action that makes the disk of an image's base larger.
-pub const SIZE: &str = "size";
-/// The label of an image's seal.
-pub const SEAL: &str = "seal";
 
 /// One action of a build.
 #[derive(Debug)]
@@ -353,14 +347,7 @@ impl Finder<'_> {
 
     fn registration(&self, image: usize) -> Option<Registration> {
         let subscription = self.workspace.graph.images[image].image.subscription.as_ref()?;
-        let account = match &subscription.account {
-            Account::ActivationKey { organization, key } => {
-                Account::ActivationKey { organization: organization.clone(), key: self.secret(key) }
-            }
-            Account::User { user, password } => {
-                Account::User { user: user.clone(), password: self.secret(password) }
-            }
-        };
+        let account = subscription.account.map(|secret| self.secret(secret));
         let (pools, server) = (subscription.pools.clone(), subscription.server.clone());
         Some(Registration { account, pools, server })
     }

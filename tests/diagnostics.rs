@@ -125,6 +125,7 @@ in_an_image! {
     cycle_of_steps: "    touch \"/a\" name=\"a\" after=\"c\"\n    touch \"/b\" name=\"b\" after=\"a\"\n    touch \"/c\" name=\"c\" {\n        after \"b\" \"d\"\n    }\n    touch \"/d\" name=\"d\" after=\"b\"";
     duplicate_step: "    touch \"/a\" name=\"a\"\n    touch \"/b\" name=\"a\"";
     label_taken: "    touch \"/a\"\n    run \"x.sh\" name=\"touch\"";
+    label_reserved: "    touch \"/a\" name=\"size\"\n    touch \"/b\" name=\"seal\"";
     shared_output: "    output \"qcow2\"\n    output \"qcow2\" compress=#true";
     lints: "    touch \"/a\" name=\"a\" after=\"b\"\n    selinux-relabel\n    touch \"/b\" name=\"b\"\n    password \"root\" plain=\"secret\"";
 }
