@@ -10,6 +10,7 @@ pub mod loops;
 pub mod mounts;
 pub mod overlay;
 pub mod partitions;
+pub mod places;
 pub mod ranges;
 pub mod state;
 pub mod working;

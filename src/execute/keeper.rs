@@ -32,6 +32,7 @@ use crate::disk::door::{Door, DoorError, Serve};
 use crate::disk::ids::{self, NewId};
 use crate::disk::loops::LoopDevice;
 use crate::disk::mounts::{self, FileSystem, MountError, Mounted, Place};
+use crate::disk::places;
 use crate::files::{self, Context, FileError};
 use crate::guest::{DiskFacts, GuestError};
 use crate::link::Link;
@@ -216,8 +217,7 @@ impl Keeper {
             self.look()?;
             let root = self.directory.join("root");
             files::make_directory(&root, 0o755).map_err(|error| host(&error))?;
-            let places =
-                mounts::places(&self.systems, &root).map_err(|error| mount_fault(&error))?;
+            let places = places::find(&self.systems, &root).map_err(|error| mount_fault(&error))?;
             let mounted = Mounted::mount(&places.mounted, &root, false);
             self.mounted = Some(mounted.map_err(|error| mount_fault(&error))?);
             self.left_out = places.left_out;
@@ -272,7 +272,8 @@ impl Keeper {
     /// Mounts anew where a step changed what the fstab has on the disk, so that running through
     /// equals resuming from the step's layer.
     fn follow_fstab(&mut self) -> Result<(), Fault> {
-        if self.mounted.as_ref().is_some_and(|mounted| !mounted.is_current(&self.systems)) {
+        if self.mounted.as_ref().is_some_and(|mounted| !places::is_current(mounted, &self.systems))
+        {
             self.probe_again()?;
             let mounted = self.mounted.take().ok_or_else(confused)?;
             mounted.unmount().map_err(|error| mount_fault(&error))?;
@@ -413,7 +414,7 @@ impl Keeper {
         self.look()?;
         let root = self.directory.join("root");
         files::make_directory(&root, 0o755).map_err(|error| host(&error))?;
-        let places = mounts::places(&self.systems, &root).map_err(|error| mount_fault(&error))?;
+        let places = places::find(&self.systems, &root).map_err(|error| mount_fault(&error))?;
         let places = places.mounted;
         let labelled: Vec<Place> =
             places.iter().filter(|place| place.holds_labels()).cloned().collect();
