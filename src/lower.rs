@@ -4,6 +4,7 @@
 
 mod base;
 mod fields;
+mod kind;
 mod shape;
 mod step;
 pub mod table;
