@@ -49,6 +49,8 @@ pub mod secret;
 // Bytes.
 pub mod disk;
 pub mod fetch;
+pub mod pack;
+pub mod remote;
 pub mod resolve;
 pub mod store;
 

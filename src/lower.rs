@@ -5,6 +5,7 @@
 mod base;
 mod fields;
 mod kind;
+mod settings;
 mod shape;
 mod step;
 pub mod table;
@@ -16,25 +17,14 @@ use std::path::{Component, Path, PathBuf};
 use kdl::KdlDocument;
 
 use self::fields::{Context, Fields, known_nodes};
+pub use self::settings::{Settings, settings};
 use self::table::Word;
 use crate::mistake::Mistake;
 use crate::name::ImageName;
 use crate::recipe::{
-    Account, Image, LocalFile, Output, OutputFormat, Scrub, ScrubItem, SecretPlace, SecretSource,
-    Step, Subscription,
+    Account, Image, LocalFile, Output, OutputFormat, Scrub, ScrubItem, Step, Subscription,
 };
 use crate::source::{FileId, Sources, Span, Spanned};
-
-/// What `kiln.kdl` says.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settings {
-    /// Where the store is, as written.
-    pub store: Option<PathBuf>,
-    /// How many images are built at a time.
-    pub jobs: Option<usize>,
-    /// Where the values of secrets are found.
-    pub secrets: Vec<SecretSource>,
-}
 
 /// A file that `commands-from-file` names, read and turned into nodes.
 #[derive(Debug, Clone)]
@@ -144,86 +134,6 @@ fn commands(
     let used = |mistake: Mistake| mistake.and(place, "used here");
     cx.mistakes.extend(inner.mistakes.into_iter().map(used));
     steps
-}
-
-/// The settings of `kiln.kdl`, and its mistakes.
-#[must_use]
-pub fn settings(
-    document: &KdlDocument,
-    file: FileId,
-    sources: &Sources,
-) -> (Settings, Vec<Mistake>) {
-    let mut cx = context(sources, file);
-    let known: Vec<&'static Word> = table::SETTINGS.iter().collect();
-    let mut settings = Settings::default();
-    let mut seen = Vec::new();
-    for (node, word) in known_nodes(&mut cx, document, "`kiln.kdl`", &known) {
-        let fields = Fields::read(&mut cx, node, word);
-        match word.keyword {
-            "secret" => {
-                let secret = secret(&mut cx, &fields);
-                let twin = secret.as_ref().and_then(|secret| {
-                    let same = |known: &&SecretSource| known.name.value == secret.name.value;
-                    settings.secrets.iter().find(same)
-                });
-                if let (Some(secret), Some(twin)) = (&secret, twin) {
-                    let message = format!("there are two secrets `{}`", secret.name.value);
-                    cx.push(
-                        Mistake::at(
-                            secret.name.span,
-                            "kiln::lower::duplicate_node",
-                            message,
-                            "written again",
-                        )
-                        .and(twin.name.span, "first written here")
-                        .help("remove one of them"),
-                    );
-                }
-                settings.secrets.extend(secret);
-            }
-            "store" => {
-                only_once(&mut cx, &mut seen, &fields);
-                settings.store = fields.one("path").or(settings.store);
-            }
-            _ => {
-                only_once(&mut cx, &mut seen, &fields);
-                let count = fields.one::<u64>("count").and_then(|count| count.try_into().ok());
-                settings.jobs = count.or(settings.jobs);
-            }
-        }
-    }
-    (settings, cx.mistakes)
-}
-
-/// Where a secret is found; `None` if that is not said, or said twice.
-fn secret(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<SecretSource> {
-    let mut command = None;
-    if let Some(block) = fields.node.children() {
-        let known: Vec<&'static Word> = fields.word.children().collect();
-        for (node, word) in known_nodes(cx, block, "`secret`", &known) {
-            let inner = Fields::read(cx, node, word);
-            command = inner.many::<String>("word").or(command);
-        }
-    }
-    let places = [
-        fields.property::<PathBuf>("file").map(SecretPlace::File),
-        fields.property::<String>("env").map(SecretPlace::Env),
-        command.map(SecretPlace::Command),
-    ];
-    let mut places: Vec<_> = places.into_iter().flatten().collect();
-    let name = fields.one("name")?;
-    if places.len() != 1 {
-        if cx.mistakes.len() == fields.before {
-            let message = "a secret is found in exactly one place";
-            cx.push(
-                Mistake::at(fields.span, "kiln::lower::exactly_one", message, "this secret")
-                    .help("write one of `file`, `env` and an inner `command`"),
-            );
-        }
-        return None;
-    }
-    let version = fields.property("version").unwrap_or_else(|| "1".to_owned());
-    Some(SecretSource { name, version, place: places.remove(0) })
 }
 
 /// How a guest is registered; `None` if that is not said whole.

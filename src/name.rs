@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// Longest image or step name in bytes.
 pub const MAX_NAME: usize = 64;
+/// Longest namespace in bytes: with what stands behind it, it is a tag of a registry.
+pub const MAX_NAMESPACE: usize = 32;
 /// Longest path in a guest in bytes, as in Linux (`PATH_MAX` less its NUL).
 pub const MAX_GUEST_PATH: usize = 4095;
 /// Longest component of a path in a guest in bytes (`NAME_MAX`).
@@ -46,9 +48,9 @@ pub enum NameError {
     Owner,
 }
 
-fn check_name(text: &str) -> Result<(), NameError> {
-    if text.len() > MAX_NAME {
-        return Err(NameError::TooLong { limit: MAX_NAME });
+fn check_name(text: &str, limit: usize) -> Result<(), NameError> {
+    if text.len() > limit {
+        return Err(NameError::TooLong { limit });
     }
     let first = text.chars().next().ok_or(NameError::Empty)?;
     if !first.is_ascii_alphanumeric() {
@@ -62,7 +64,7 @@ fn check_name(text: &str) -> Result<(), NameError> {
 }
 
 macro_rules! name_type {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident, $limit:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -80,7 +82,7 @@ macro_rules! name_type {
             type Err = NameError;
 
             fn from_str(text: &str) -> Result<Self, NameError> {
-                check_name(text)?;
+                check_name(text, $limit)?;
                 Ok(Self(text.to_owned()))
             }
         }
@@ -109,15 +111,29 @@ macro_rules! name_type {
 
 name_type! {
     /// The name of an image: unique in a workspace, and the default name of its outputs.
-    ImageName
+    ImageName, MAX_NAME
 }
 name_type! {
     /// The name of a step: unique in its image.
-    StepName
+    StepName, MAX_NAME
 }
 name_type! {
     /// The name of a secret: unique in a workspace, and the name of the file in which a step finds it.
-    SecretName
+    SecretName, MAX_NAME
+}
+name_type! {
+    /// The name of a remote: unique in a workspace.
+    RemoteName, MAX_NAME
+}
+name_type! {
+    /// Whose results these are: results of one namespace never serve another.
+    Namespace, MAX_NAMESPACE
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self("main".to_owned())
+    }
 }
 
 /// An absolute path in a guest, without `..`, `.`, doubled or trailing slashes.

@@ -5,6 +5,7 @@
 
 mod aids;
 mod base;
+mod cache;
 mod scrub;
 
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ pub use base::{
     Base, Bootstrap, Checksum, DiskFormat, Fetch, Fetched, FileBase, Firmware, Layout, Origin,
     Partition, PartitionUse, Scratch, SystemKind, TableKind,
 };
+pub use cache::{RemoteSource, Retention, Sharing, TrustedKey};
 pub use scrub::{Scrub, ScrubItem};
 
 /// One image: a base, ordered steps, a seal, outputs.

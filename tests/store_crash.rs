@@ -255,7 +255,8 @@ fn layer(
     let state = layer::state_id(&index);
     let index = objects.put(work, &index, Readers::All)?;
     let manifest = objects.put(work, &[version, number], Readers::All)?;
-    let placement = Placement { state, parent, index, data: Some(data), size: BLOCK_LEN as u64 };
+    let placement =
+        Placement { state, parent, index, data: Some(data), size: BLOCK_LEN as u64, pack: None };
     let result = ActionResult {
         key: key(version, number),
         parent,
@@ -265,6 +266,10 @@ fn layer(
         report: None,
         took_ms: 1,
         host: Vec::new(),
+        sbom: None,
+        provenance: None,
+        at: 0,
+        signer: None,
     };
     store.record(Some(&placement), &result)?;
     Ok(state)

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::lane::{Held, Lane, Stop, host};
 use super::secrets;
@@ -25,6 +25,12 @@ pub(super) struct Captured {
     pub(super) placement: Placement,
     /// The digest of the disk at rest, where it was asked for.
     pub(super) frozen: Option<Digest>,
+}
+
+/// Seconds since 1970 in UTC.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
 }
 
 impl Lane<'_> {
@@ -79,7 +85,8 @@ impl Lane<'_> {
             index: objects.path(id),
             data: data.map(|object| Data { object, path: objects.path(object) }),
         };
-        let placement = Placement { state, parent: index.parent, index: id, data, size };
+        let parent = index.parent;
+        let placement = Placement { state, parent, index: id, data, size, pack: None };
         Ok(Captured { index, files, placement, frozen: None })
     }
 
@@ -124,6 +131,10 @@ impl Lane<'_> {
             impure: node.impure,
             manifest: manifest.map_err(|error| host(&error))?,
             report,
+            sbom: None,
+            provenance: None,
+            at: now(),
+            signer: None,
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             host: outcome.host,
         };

@@ -25,6 +25,14 @@ pub enum Kind {
     StepName,
     /// The name of a secret of `kiln.kdl`.
     SecretName,
+    /// The name of a remote.
+    RemoteName,
+    /// A namespace of results.
+    Namespace,
+    /// Where a remote is: a scheme and what belongs to it, or a directory.
+    Address,
+    /// A public key of minisign.
+    SigningKey,
     /// An absolute path in the guest.
     GuestPath,
     /// An absolute path in the guest other than `/`.
@@ -93,6 +101,10 @@ impl Kind {
             Self::ImageName => "the name of an image",
             Self::StepName => "the name of a step",
             Self::SecretName => "the name of a secret",
+            Self::RemoteName => "the name of a remote",
+            Self::Namespace => "a namespace",
+            Self::Address => "the address of a remote",
+            Self::SigningKey => "a public key of minisign",
             Self::Url => "the address of a file",
             Self::Sha256 => "a SHA-256 checksum",
             Self::Sha512 => "a SHA-512 checksum",
@@ -133,6 +145,10 @@ impl Kind {
             Self::ImageName => "\"debian-web\"",
             Self::StepName => "\"base-tools\"",
             Self::SecretName => "\"registry-token\"",
+            Self::RemoteName => "\"team\"",
+            Self::Namespace => "\"main\"",
+            Self::Address => "\"s3://kiln-cache/team\"",
+            Self::SigningKey => "\"RWQf6LRC…\"",
             Self::Url => "\"https://images.example/disk.qcow2\"",
             Self::Sha256 | Self::Sha512 => "\"9f86d08…\"",
             Self::TemplateName => "\"debian-12\"",

@@ -50,6 +50,41 @@ pub(super) fn url_fault(text: &str) -> Option<&'static str> {
     }
 }
 
+/// The schemes of remotes; what has none is a directory.
+const SCHEMES: [&str; 10] =
+    ["s3", "swift", "gs", "azblob", "webdav", "webdav+http", "http", "https", "oci", "oci+http"];
+
+pub(super) fn address_fault(text: &str) -> Option<&'static str> {
+    let odd = |c: char| c.is_whitespace() || c.is_control();
+    if text.contains(odd) {
+        return Some("a space stands in it");
+    }
+    match text.split_once("://") {
+        None if text.is_empty() => Some("it is empty"),
+        None => None,
+        Some((scheme, _)) if !SCHEMES.contains(&scheme) => Some(
+            "its scheme is none of `s3`, `swift`, `gs`, `azblob`, `webdav`, `http`, `https` and \
+             `oci`, and a directory has none",
+        ),
+        Some((_, rest)) if rest.is_empty() || rest.starts_with('/') => Some("it names no place"),
+        Some((_, rest)) if rest.split('/').next().is_some_and(|host| host.contains('@')) => {
+            Some("a user or password has no place in a workspace: see the book's page on remotes")
+        }
+        Some(_) => None,
+    }
+}
+
+/// A public key of minisign is 42 bytes in Base64: the algorithm, the key's number, the key.
+pub(super) fn signing_key_fault(text: &str) -> Option<&'static str> {
+    use base64::Engine as _;
+    match base64::engine::general_purpose::STANDARD.decode(text) {
+        Ok(bytes) if bytes.len() == 42 && bytes.starts_with(b"Ed") => None,
+        Ok(bytes) if bytes.len() > 42 => Some("it is too long; only the public key belongs here"),
+        Ok(_) => Some("it is not 42 bytes that begin with `Ed`"),
+        Err(_) => Some("it is not Base64; it is the second line of the `.pub` file"),
+    }
+}
+
 pub(super) fn template_fault(text: &str) -> Option<&'static str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if text.len() > MAX_WORD {

@@ -656,8 +656,71 @@ pub const RECIPE: &[Word] = &[Word {
     doc: "an image: a base, steps, and outputs",
 }];
 
+/// Nova's word for the age at which it removes a base that nothing uses.
+pub const UNUSED_ORIGINAL: &str = "remove-unused-original-minimum-age";
+/// The same for a copy of it that was made larger.
+pub const UNUSED_RESIZED: &str = "remove-unused-resized-minimum-age";
+
+const RETENTION: &[Word] = &[
+    leaf("size", &[once("size", Kind::Size)], "the largest size of all objects together"),
+    leaf("age", &[once("period", Kind::Period)], "the longest time since the last use"),
+    leaf("free", &[once("size", Kind::Size)], "what stays free on the store's file system"),
+    leaf(
+        "keep-builds",
+        &[once("count", Kind::Count)],
+        "how many last builds of each image stay, whatever else says; 1 by default",
+    ),
+    leaf(
+        UNUSED_ORIGINAL,
+        &[once("period", Kind::Period)],
+        "the longest time since the last use of a base that nothing kept stands on",
+    ),
+    leaf(
+        UNUSED_RESIZED,
+        &[once("period", Kind::Period).like("\"1h\"")],
+        "the same for a base that was made larger",
+    ),
+];
+
 /// What may stand in `kiln.kdl`.
 pub const SETTINGS: &[Word] = &[
+    leaf(
+        "namespace",
+        &[once("name", Kind::Namespace)],
+        "whose results these are: those of one namespace never serve another; main by default",
+    ),
+    Word {
+        keyword: "remote",
+        form: None,
+        arguments: &[once("name", Kind::RemoteName), once("address", Kind::Address)],
+        properties: &[&[
+            property("endpoint", Kind::Url, "the server of an object store"),
+            property("region", Kind::Line, "the region of an object store"),
+            property("read-only", Kind::Flag, "whether nothing is written to it; off by default"),
+            property("impure", Kind::Flag, "whether impure results are shared; off by default"),
+        ]],
+        children: &[],
+        doc: "where results of others are found, and one's own go",
+    },
+    Word {
+        keyword: "trust",
+        form: None,
+        arguments: &[once("key", Kind::SigningKey)],
+        properties: &[&[
+            property("name", Kind::Line, "whose key it is"),
+            property("revoked", Kind::Flag, "whether it counts no more; off by default"),
+        ]],
+        children: &[],
+        doc: "a public key whose signatures count",
+    },
+    Word {
+        keyword: "cache",
+        form: None,
+        arguments: &[],
+        properties: &[],
+        children: &[RETENTION],
+        doc: "what garbage collection keeps",
+    },
     leaf("store", &[once("path", Kind::HostPath)], "where the store is, from the workspace root"),
     leaf("jobs", &[once("count", Kind::Count)], "how many images are built at a time"),
     Word {

@@ -8,12 +8,12 @@ use std::time::Duration;
 use kdl::KdlValue;
 
 use super::shape::{
-    archive_fault, hash_fault, hostname_fault, key_fault, link_fault, mirror_fault, package_fault,
-    password_fault, template_fault, timezone_fault, url_fault,
+    address_fault, archive_fault, hash_fault, hostname_fault, key_fault, link_fault, mirror_fault,
+    package_fault, password_fault, signing_key_fault, template_fault, timezone_fault, url_fault,
 };
 use super::table::Kind;
 use crate::mistake::{excerpt, nearest, quoted};
-use crate::name::{GuestPath, ImageName, Mode, Owner, SecretName, StepName};
+use crate::name::{GuestPath, ImageName, Mode, Namespace, Owner, RemoteName, SecretName, StepName};
 use crate::recipe::LocalFile;
 use crate::source::{Span, Spanned};
 
@@ -35,6 +35,8 @@ pub(super) enum Value {
     Image(ImageName),
     Step(StepName),
     Secret(SecretName),
+    Remote(RemoteName),
+    Namespace(Namespace),
     Guest(GuestPath),
     Local(LocalFile),
     Path(PathBuf),
@@ -76,6 +78,7 @@ macro_rules! take {
 
 take! {
     Text: String, Flag: bool, Number: u64, Choice: &'static str, Image: ImageName, Step: StepName, Secret: SecretName,
+    Remote: RemoteName, Namespace: Namespace,
     Guest: GuestPath, Local: LocalFile, Path: PathBuf, Mode: Mode, Owner: Owner,
     Owners: (Option<Owner>, Option<Owner>), Period: Duration,
 }
@@ -156,6 +159,10 @@ fn check_text(kind: Kind, text: &str, place: Place<'_>) -> Result<Value, Misfit>
         Kind::ImageName => name(text).map(Value::Image),
         Kind::StepName => name(text).map(Value::Step),
         Kind::SecretName => name(text).map(Value::Secret),
+        Kind::RemoteName => name(text).map(Value::Remote),
+        Kind::Namespace => name(text).map(Value::Namespace),
+        Kind::Address => shaped(kind, text, address_fault(text)),
+        Kind::SigningKey => shaped(kind, text, signing_key_fault(text)),
         Kind::Url => shaped(kind, text, url_fault(text)),
         Kind::Sha256 => checksum(kind, text, 64),
         Kind::Sha512 => checksum(kind, text, 128),

@@ -41,6 +41,18 @@ pub struct ActionResult {
     /// What else the action found out, as JSON: the seal's report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<ObjectId>,
+    /// The packages of the state, as an SPDX document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sbom: Option<ObjectId>,
+    /// How the state came to be, as an in-toto statement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<ObjectId>,
+    /// When it was recorded here, in seconds since 1970 in UTC.
+    #[serde(default)]
+    pub at: u64,
+    /// The key that signed it, where it came from a remote: the number that minisign prints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<String>,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
     /// Versions of the host's programs that took part.
@@ -61,6 +73,10 @@ pub struct Placement {
     pub data: Option<ObjectId>,
     /// Bytes of the data object.
     pub size: u64,
+    /// The object that says how the data lies packed on remotes, see [`crate::pack`]: with it, data
+    /// that is not in the store can be fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pack: Option<ObjectId>,
 }
 
 /// One record of the journal.
@@ -307,6 +323,7 @@ mod tests {
             index: ObjectId(Digest::of(&[n, 1])),
             data: None,
             size: 0,
+            pack: None,
         })
     }
 
@@ -320,6 +337,10 @@ mod tests {
             report: None,
             took_ms: 1,
             host: Vec::new(),
+            sbom: None,
+            provenance: None,
+            at: 0,
+            signer: None,
         })
     }
 
