@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod door;
+pub mod fetching;
 mod fstab;
 pub mod ids;
 pub mod import;

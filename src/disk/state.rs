@@ -6,11 +6,13 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
+use super::fetching::{Ask, Fetching, Reply};
 use super::layer::{self, BLOCK, BLOCK_LEN, Change, LayerFault, LayerIndex};
 use super::ranges::{Piece, RangeMap};
 use crate::digest::{Digest, ObjectId, StateId};
@@ -54,6 +56,18 @@ pub enum StateError {
         /// The number of the block in the object.
         block: u64,
     },
+    /// A data block that is not here cannot be fetched.
+    #[error("a block of the state {} cannot be fetched: {}", state.short(), causes.join(": "))]
+    #[diagnostic(
+        code(kiln::disk::absent_block),
+        help("a layer that no remote has any more is built again")
+    )]
+    Absent {
+        /// The state whose layer holds it.
+        state: StateId,
+        /// What each cause says, outermost first.
+        causes: Vec<String>,
+    },
 }
 
 /// Where a run of blocks lies: consecutive blocks of one layer's data object.
@@ -70,12 +84,15 @@ impl Piece for Source {
 }
 
 struct OpenLayer {
+    state: StateId,
     object: ObjectId,
     path: PathBuf,
     file: File,
     hashes: Vec<Digest>,
     /// One bit for each block whose hash has been checked since the state was opened.
     checked: Vec<AtomicU64>,
+    /// Whoever fetches blocks that are not here, where only a part is.
+    fetching: Option<Arc<Fetching>>,
 }
 
 /// A state, open for reading.
@@ -83,13 +100,16 @@ pub struct DiskState {
     virtual_size: u64,
     table: RangeMap<Source>,
     layers: Vec<OpenLayer>,
+    /// Connections that the layers share, by their socket.
+    fetching: Vec<(PathBuf, Arc<Fetching>)>,
 }
 
 impl DiskState {
     /// A disk of zeros.
     #[must_use]
     pub fn blank(virtual_size: u64) -> Self {
-        Self { virtual_size, table: RangeMap::default(), layers: Vec::new() }
+        let (table, layers, fetching) = (RangeMap::default(), Vec::new(), Vec::new());
+        Self { virtual_size, table, layers, fetching }
     }
 
     /// Opens a chain of layers, base first, checking every index against the state it leads to.
@@ -138,7 +158,10 @@ impl DiskState {
         };
         let file = File::open(&data.path).context("open", &data.path)?;
         let words = index.hashes.len().div_ceil(64);
+        let fetching = data.fetched_at.as_ref().map(|socket| self.fetching(socket));
         self.layers.push(OpenLayer {
+            fetching,
+            state: files.state,
             object: data.object,
             path: data.path.clone(),
             file,
@@ -146,6 +169,15 @@ impl DiskState {
             checked: (0..words).map(|_| AtomicU64::new(0)).collect(),
         });
         Ok(())
+    }
+
+    fn fetching(&mut self, socket: &Path) -> Arc<Fetching> {
+        if let Some((_, known)) = self.fetching.iter().find(|(known, _)| known == socket) {
+            return Arc::clone(known);
+        }
+        let new = Arc::new(Fetching::at(socket.to_owned()));
+        self.fetching.push((socket.to_owned(), Arc::clone(&new)));
+        new
     }
 
     /// Makes the disk larger: what lies behind its old end reads as zeros. A size that is not larger
@@ -258,6 +290,29 @@ fn read_index(files: &LayerFiles) -> Result<LayerIndex, StateError> {
 
 impl OpenLayer {
     fn read(&self, first: u64, buffer: &mut [u8]) -> Result<(), StateError> {
+        match self.read_here(first, buffer) {
+            Err(StateError::Block { block, .. }) if self.fetching.is_some() => {
+                // What is missing looks like what is damaged: its bytes do not have its hash.
+                let end = first + (buffer.len() / BLOCK_LEN) as u64;
+                self.fetch(block.min(end - 1), end)?;
+                self.read_here(first, buffer)
+            }
+            result => result,
+        }
+    }
+
+    fn fetch(&self, start: u64, end: u64) -> Result<(), StateError> {
+        let Some(fetching) = &self.fetching else { return Ok(()) };
+        let ask = Ask { state: self.state, start, len: end - start };
+        let causes = match fetching.ask(ask) {
+            Ok(Reply::Here) => return Ok(()),
+            Ok(Reply::Lost(causes)) => causes,
+            Err(error) => vec!["kiln's own side is gone".to_owned(), error.to_string()],
+        };
+        Err(StateError::Absent { state: self.state, causes })
+    }
+
+    fn read_here(&self, first: u64, buffer: &mut [u8]) -> Result<(), StateError> {
         let damaged = |block| StateError::Block { object: self.object, block };
         match self.file.read_exact_at(buffer, first * BLOCK) {
             // A truncated object is a damaged one, and says so rather than "failed to fill buffer".

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::layer::{self, BLOCK, BLOCK_LEN};
 use super::overlay::{Changed, Overlaid, Overlay};
 use super::state::{DiskState, StateError};
-use crate::digest::ObjectId;
+use crate::digest::{ObjectId, StateId};
 
 /// The first operation that a working disk could not carry out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,13 +57,26 @@ pub enum LostCause {
         /// Number of the block in it.
         block: u64,
     },
+    /// A block of a layer that is not here cannot be fetched.
+    Absent {
+        /// The layer's state.
+        state: StateId,
+        /// What each cause says, outermost first.
+        causes: Vec<String>,
+    },
 }
 
 impl LostCause {
+    /// Whether a layer is to blame, which can be built again, and not the host.
+    #[must_use]
+    pub fn is_of_a_layer(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Absent { .. })
+    }
+
     fn errno(&self) -> i32 {
         match self {
             Self::Host { errno } => *errno,
-            Self::Damaged { .. } => rustix::io::Errno::IO.raw_os_error(),
+            Self::Damaged { .. } | Self::Absent { .. } => rustix::io::Errno::IO.raw_os_error(),
         }
     }
 }
@@ -81,6 +94,10 @@ impl std::fmt::Display for Lost {
             LostCause::Host { errno } => io::Error::from_raw_os_error(*errno).fmt(f),
             LostCause::Damaged { object, block } => {
                 write!(f, "block {block} of object {} is damaged", object.short())
+            }
+            LostCause::Absent { state, causes } => {
+                let causes = causes.join(": ");
+                write!(f, "a block of the state {} cannot be fetched: {causes}", state.short())
             }
         }
     }
@@ -331,6 +348,9 @@ fn lost_state(error: &StateError) -> LostCause {
     match error {
         StateError::Block { object, block } => {
             LostCause::Damaged { object: *object, block: *block }
+        }
+        StateError::Absent { state, causes } => {
+            LostCause::Absent { state: *state, causes: causes.clone() }
         }
         StateError::File(file) => host(&file.source),
         StateError::Index { .. } | StateError::Parent { .. } => {

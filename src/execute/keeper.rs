@@ -552,11 +552,8 @@ fn host(error: &FileError) -> Fault {
 }
 
 fn of_door(error: &DoorError) -> Fault {
-    use crate::disk::working::LostCause;
     let kind = match error {
-        DoorError::Lost(Some(lost)) if matches!(lost.cause, LostCause::Damaged { .. }) => {
-            FaultKind::Damaged
-        }
+        DoorError::Lost(Some(lost)) if lost.cause.is_of_a_layer() => FaultKind::Damaged,
         DoorError::Unusable(_) => FaultKind::Damaged,
         _ => FaultKind::Host,
     };

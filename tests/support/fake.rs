@@ -271,7 +271,7 @@ fn open(chain: &[LayerFiles]) -> Result<DiskState, Fault> {
 /// The fault of a disk that lost something.
 fn fault_of(lost: &Lost) -> Fault {
     let kind = match lost.cause {
-        LostCause::Damaged { .. } => FaultKind::Damaged,
+        LostCause::Damaged { .. } | LostCause::Absent { .. } => FaultKind::Damaged,
         LostCause::Host { .. } => FaultKind::Host,
     };
     Fault::new(kind, "kiln::disk::lost", lost.to_string())
