@@ -12,6 +12,7 @@ mod lane;
 mod layers;
 mod outputs;
 mod secrets;
+mod uses;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,6 +134,7 @@ impl Engine<'_> {
         for (at, output) in outputs.iter().enumerate().filter(|(at, _)| !stale.contains(at)) {
             progress.output(self.image(output.image), &outputs[at].path, false, "");
         }
+        self.note_current(&outputs, &stale);
         if stale.is_empty() && !self.options.verify_layers {
             progress.finished(start.elapsed());
             return Ok(summary);
@@ -227,6 +229,7 @@ impl Engine<'_> {
                         start,
                         number,
                         work: work.path(),
+                        lease: work.lease(),
                         sender: Sender::clone(&sender),
                         reached: Cell::default(),
                     };
@@ -244,6 +247,7 @@ impl Engine<'_> {
             }
         });
         let noted = self.note_last_builds(actions, &round.states);
+        let noted = noted.and_then(|()| self.note_builds(actions, &round.states));
         let failures = std::mem::take(&mut round.failures);
         let replan = round.replan;
         if self.interrupted.load(Ordering::SeqCst) {

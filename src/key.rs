@@ -44,6 +44,8 @@ pub const SCHEMA: u64 = 1;
 const BOOTSTRAP_EPOCH: u64 = 1;
 /// Raised with every change of what an empty disk is like.
 const SCRATCH_EPOCH: u64 = 1;
+/// The word of an action that makes a base larger.
+const GROW: &str = "grow";
 /// Epoch of the native executor: raised when what a guest's program can see of it changes.
 const NATIVE_EPOCH: u64 = 1;
 
@@ -163,6 +165,13 @@ impl Manifest {
         ActionKey(hasher.finish())
     }
 
+    /// Whether the action makes a base larger and does nothing else.
+    #[must_use]
+    pub fn is_of_growth(&self) -> bool {
+        let growth = Value::Text(GROW.to_owned());
+        self.fields.iter().any(|(name, value)| name == "operation" && *value == growth)
+    }
+
     fn text(&mut self, name: &str, text: impl Into<String>) {
         self.fields.push((name.to_owned(), Value::Text(text.into())));
     }
@@ -268,7 +277,7 @@ impl Action {
                 divided(m, layout);
             }
             Operation::Grow(size) => {
-                m.text("operation", "grow");
+                m.text("operation", GROW);
                 m.number("operation.epoch", 1);
                 m.number("size", *size);
             }

@@ -126,6 +126,10 @@ name_type! {
     RemoteName, MAX_NAME
 }
 name_type! {
+    /// The name of a pin: unique in a store.
+    PinName, MAX_NAME
+}
+name_type! {
     /// Whose results these are: results of one namespace never serve another.
     Namespace, MAX_NAMESPACE
 }

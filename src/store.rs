@@ -9,12 +9,17 @@
 //!   CACHEDIR.TAG
 //!   format                    "kiln store 1\n"; another text is refused
 //!   objects/ab/cdef…          immutable, named by the BLAKE3 of its bytes
-//!   results                   a journal of results and placements, see [`results`]
+//!   results                   a journal of results and placements, see [`journal`]
+//!   reserve                   room for the journal of a collection on a full disk, see [`reserve`]
+//!   partial/STATE             data of a layer that lies on a remote, as far as it was fetched
 //!   refs/outputs/DIGEST       what an output file was made from
 //!   refs/images/NAME          the states that an image's last build used
+//!   refs/builds/NAME          what an image's last builds led to, and when
+//!   refs/pins/NAME            a state that somebody wants kept
 //!   work/BUILD/               one running build: overlays, logs, temporary objects
-//!   work/BUILD/lease          locked by the build for as long as it lives
+//!   work/BUILD/lease          locked by the build for as long as it lives, see [`lease`]
 //!   work/entry                locked for a moment, while leases come, go or are tried
+//!   work/gc                   locked for a moment, to add to a lease and to remove, see [`lease`]
 //!   work/actions/KEY          locked by whoever builds that action
 //!   work/downloads/SUM.part   a download on its way, locked by whoever works on it
 //!   logs/KEY                  the output of an action's last run, also of a failed one
@@ -25,15 +30,32 @@
 //! - Write order is object, then result, then ref; each is durable before the next begins. After a
 //!   kill at any point there is the old or the new, never a torn one.
 //! - A result implies that its whole chain is in the store. An object found missing or damaged at
-//!   use drops the results that stand on it.
+//!   use drops the results that stand on it. A layer whose placement names a pack needs its index
+//!   only: its data can be fetched.
+//! - Deletion is the reverse of writing, see [`gc`]. What a build relies on stands in its lease
+//!   before it is looked for.
+//! - Whoever only reads takes no lock, and no lock that a reader or a collection waits for is held
+//!   while a step runs.
 //! - Whoever finds a `work/BUILD` whose lease nobody holds may remove it, after replaying its
 //!   journal; whoever holds the lease owns everything in it.
 //! - Indexes, results and refs may be read by everyone; data objects, overlays and logs only by the
 //!   store's owner and group, since layers hold `/etc/shadow`.
+//! - A store whose directory has the set-group-ID bit is its group's: everybody in it may write.
 
+pub mod gc;
+pub mod inventory;
+pub mod journal;
+pub mod lease;
+mod lock;
 pub mod objects;
 pub mod refs;
+mod reserve;
 pub mod results;
+pub mod retention;
+mod roots;
+pub mod site;
+mod sweep;
+pub mod verify;
 pub mod work;
 
 use std::fs;
@@ -45,8 +67,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{ActionKey, ObjectId, StateId};
 use crate::files::{self, Context, FileError, Host, Medium};
+use crate::name::PinName;
+use journal::JournalError;
+use lock::Lock;
 use objects::Objects;
-use results::{ActionResult, Placement, Record, Results, ResultsError};
+use refs::{Pin, PinError};
+use results::{ActionResult, Placement, Record, Results};
+use site::{Access, Refused, SiteError};
 
 const FORMAT: &str = "kiln store 1\n";
 const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
@@ -62,7 +89,15 @@ pub enum StoreError {
     /// The journal of results cannot be used.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Results(#[from] ResultsError),
+    Journal(#[from] JournalError),
+    /// A pin cannot be read or set.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Pin(#[from] PinError),
+    /// It may not lie there.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Site(#[from] SiteError),
     /// Another version of kiln made it.
     #[error("the store `{}` has another format: {found:?}", path.display())]
     #[diagnostic(
@@ -109,6 +144,16 @@ pub struct Data {
 pub struct Store {
     root: PathBuf,
     medium: Arc<dyn Medium>,
+    access: Access,
+}
+
+impl From<Refused> for StoreError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Site(error) => Self::Site(error),
+            Refused::File(error) => Self::File(error),
+        }
+    }
 }
 
 impl Store {
@@ -125,7 +170,12 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub fn open_with(root: &Path, medium: Arc<dyn Medium>) -> Result<Self, StoreError> {
-        let store = Self { root: root.to_owned(), medium };
+        if !root.is_dir() {
+            files::make_directory(root, 0o755)?;
+        }
+        site::check(root)?;
+        let access = Access::of(root)?;
+        let store = Self { root: root.to_owned(), medium: access.medium(medium), access };
         match fs::read(root.join("format")) {
             Ok(found) if found == FORMAT.as_bytes() => return Ok(store),
             Ok(found) => {
@@ -135,19 +185,20 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).context("read", &root.join("format"))?,
         }
-        for (directory, mode) in [
-            ("objects", 0o755),
-            ("refs/outputs", 0o755),
-            ("refs/images", 0o755),
-            ("work/actions", 0o755),
-            ("logs", 0o750),
-        ] {
-            files::make_directory(&root.join(directory), mode)?;
+        for (directory, mode) in [("objects", 0o755), ("refs", 0o755), ("work", 0o755)] {
+            access.directory(&root.join(directory), mode)?;
         }
+        for directory in refs::DIRECTORIES {
+            access.directory(&root.join("refs").join(directory), 0o755)?;
+        }
+        access.directory(&store.work().join(work::ACTIONS), 0o755)?;
+        access.directory(&root.join("logs"), 0o750)?;
+        // It holds what no object does: data of layers that may be read by the group only.
+        access.directory(&store.partial(), 0o750)?;
         let medium = &*store.medium;
         files::replace(medium, &root.join("CACHEDIR.TAG"), TAG.as_bytes())?;
         // A record may be appended only to a journal whose name is durable.
-        results::create(medium, &root.join("results"))?;
+        journal::create(medium, &store.journal())?;
         // Last, so that a store whose making was cut short is made again.
         files::replace(medium, &root.join("format"), FORMAT.as_bytes())?;
         Ok(store)
@@ -173,7 +224,26 @@ impl Store {
     /// The objects.
     #[must_use]
     pub fn objects(&self) -> Objects {
-        Objects::new(self.root.join("objects"), Arc::clone(&self.medium))
+        Objects::new(self.root.join("objects"), Arc::clone(&self.medium), self.access)
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.root.join("results")
+    }
+
+    fn work(&self) -> PathBuf {
+        self.root.join("work")
+    }
+
+    /// Where data of layers lies that was fetched in part, each under the name of its state.
+    #[must_use]
+    pub fn partial(&self) -> PathBuf {
+        self.root.join("partial")
+    }
+
+    /// Held by whoever removes: meanwhile nobody adds to a lease.
+    fn removing(&self) -> Result<Lock, FileError> {
+        lock::exclusive(&self.work().join(lease::GC), self.access)
     }
 
     /// Reads all results as they are now.
@@ -181,10 +251,11 @@ impl Store {
     /// # Errors
     /// Where the journal cannot be read or is not one.
     pub fn results(&self) -> Result<Results, StoreError> {
-        Ok(Results::read(&self.root.join("results"))?)
+        Ok(journal::read(&self.journal())?.0)
     }
 
-    /// Records a result, and where its layer lies. Everything that it names must be durable.
+    /// Records a result, and where its layer lies. Everything that it names must be durable, and
+    /// held by a lease that outlives the call.
     ///
     /// # Errors
     /// Where the journal cannot be written.
@@ -196,7 +267,7 @@ impl Store {
         let mut records = Vec::new();
         records.extend(placement.cloned().map(Record::Placement));
         records.push(Record::Result(result.clone()));
-        Ok(results::append(&*self.medium, &self.root.join("results"), &records)?)
+        Ok(journal::append(&*self.medium, &self.journal(), &records)?)
     }
 
     /// Forgets a state whose layer is missing or damaged, and with it all that stands on it.
@@ -205,13 +276,14 @@ impl Store {
     /// Where the journal cannot be written.
     pub fn drop_state(&self, state: StateId) -> Result<(), StoreError> {
         let records = [Record::Dropped { state }];
-        Ok(results::append(&*self.medium, &self.root.join("results"), &records)?)
+        Ok(journal::append(&*self.medium, &self.journal(), &records)?)
     }
 
     /// The files of a state's chain, base first.
     ///
     /// # Errors
-    /// [`StoreError::MissingLayer`] where a layer has no placement, or an object of it is gone.
+    /// [`StoreError::MissingLayer`] where a layer has no placement, or an object of it is gone that
+    /// cannot be fetched.
     pub fn chain(&self, results: &Results, state: StateId) -> Result<Vec<LayerFiles>, StoreError> {
         let objects = self.objects();
         let mut chain = Vec::new();
@@ -224,7 +296,9 @@ impl Store {
             };
             let index = objects.path(placement.index);
             let data = placement.data.map(|object| Data { object, path: objects.path(object) });
-            if !index.exists() || data.as_ref().is_some_and(|data| !data.path.exists()) {
+            let needs_data = placement.pack.is_none();
+            let lacks_data = data.as_ref().is_some_and(|data| !data.path.exists());
+            if !index.exists() || needs_data && lacks_data {
                 lowest = Some(state);
             }
             chain.push(LayerFiles { state, index, data });
@@ -240,7 +314,21 @@ impl Store {
     /// The refs.
     #[must_use]
     pub fn refs(&self) -> refs::Refs {
-        refs::Refs::new(self.root.join("refs"), Arc::clone(&self.medium))
+        refs::Refs::new(self.root.join("refs"), Arc::clone(&self.medium), self.access)
+    }
+
+    /// Keeps a state, and all that it stands on, until the pin is removed.
+    ///
+    /// # Errors
+    /// [`PinError::NoState`] where it is not in the store; else where the pin cannot be written.
+    pub fn pin(&self, name: &PinName, pin: &Pin) -> Result<(), StoreError> {
+        // Nothing is removed between the look at the state and the pin.
+        let _shared = lock::shared(&self.work().join(lease::GC), self.access)?;
+        self.chain(&self.results()?, pin.state).map_err(|error| match error {
+            StoreError::MissingLayer { .. } => PinError::NoState { state: pin.state }.into(),
+            error => error,
+        })?;
+        Ok(self.refs().set_pin(name, pin)?)
     }
 
     /// The log file of an action.

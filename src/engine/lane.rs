@@ -27,6 +27,7 @@ use crate::progress::StepDone;
 use crate::recipe::{Aids, Attached, Scrub};
 use crate::secret::{Scanner, SecretValue};
 use crate::store::LayerFiles;
+use crate::store::lease::{Held as Leased, Lease};
 use crate::store::objects::Readers;
 use crate::store::work::ActionLock;
 
@@ -65,6 +66,8 @@ pub(super) struct Lane<'a> {
     pub(super) number: usize,
     /// The build's directory.
     pub(super) work: &'a Path,
+    /// What the build relies on, told to whoever collects garbage.
+    pub(super) lease: &'a Lease,
     pub(super) sender: Sender<Event>,
     /// The last state that it recorded itself.
     pub(super) reached: Cell<Option<StateId>>,
@@ -214,18 +217,27 @@ impl Lane<'_> {
         dropped
     }
 
-    /// The layers of a state; one that is not whole is built again.
+    /// The layers of a state, which stay from now on; one that is not whole is built again.
     pub(super) fn chain(&self, state: StateId) -> Result<Vec<LayerFiles>, Stop> {
         let store = self.engine.store;
+        self.hold(state)?;
         let results = store.results().map_err(|error| host(&error))?;
         match store.chain(&results, state) {
             Ok(chain) => Ok(chain),
             Err(crate::store::StoreError::MissingLayer { state }) => {
-                store.drop_state(state).map_err(|error| host(&error))?;
+                // One that was collected meanwhile is gone from the results already.
+                if results.placement(state).is_some() {
+                    store.drop_state(state).map_err(|error| host(&error))?;
+                }
                 Err(Stop::Replan)
             }
             Err(error) => Err(host(&error)),
         }
+    }
+
+    /// Keeps a state from being collected while the build runs.
+    pub(super) fn hold(&self, state: StateId) -> Result<(), Stop> {
+        self.lease.hold([Leased::State(state)]).map_err(|error| host(&error))
     }
 
     pub(super) fn open_state(chain: &[LayerFiles]) -> Result<DiskState, Stop> {
@@ -496,7 +508,7 @@ impl Lane<'_> {
         let mut sealed = self.open_sealed(&held.chain, directory)?;
         let report = sealed.verify(report)?;
         let bytes = serde_json::to_vec(&report).expect("a report is plain data");
-        let id = self.engine.store.objects().put(directory, &bytes, Readers::All);
+        let id = self.engine.store.objects().put(self.lease, directory, &bytes, Readers::All);
         let id = id.map_err(|error| host(&error))?;
         let (took, outcome) = (start.elapsed(), Outcome::default());
         self.record(node, parent, &placement, outcome, Some(id), took, directory)?;

@@ -75,11 +75,12 @@ impl Lane<'_> {
             writer.abandon().map_err(|error| host(&error))?;
             None
         } else {
-            Some(writer.finish().map_err(|error| host(&error))?)
+            Some(writer.finish(self.lease).map_err(|error| host(&error))?)
         };
         let encoded = index.encode();
         let state = layer::state_id(&encoded);
-        let id = objects.put(directory, &encoded, Readers::All).map_err(|error| host(&error))?;
+        let id = objects.put(self.lease, directory, &encoded, Readers::All);
+        let id = id.map_err(|error| host(&error))?;
         let files = LayerFiles {
             state,
             index: objects.path(id),
@@ -123,7 +124,7 @@ impl Lane<'_> {
     ) -> Result<(), Stop> {
         let store = self.engine.store;
         let manifest = serde_json::to_vec(&node.manifest).expect("a manifest is plain data");
-        let manifest = store.objects().put(directory, &manifest, Readers::All);
+        let manifest = store.objects().put(self.lease, directory, &manifest, Readers::All);
         let result = ActionResult {
             key: node.key,
             parent,
@@ -138,6 +139,7 @@ impl Lane<'_> {
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             host: outcome.host,
         };
+        self.hold(placement.state)?;
         store.record(Some(placement), &result).map_err(|error| host(&error))?;
         self.reached.set(Some(placement.state));
         Ok(())

@@ -35,6 +35,7 @@ impl Lane<'_> {
         let store = self.engine.store;
         // Two kilns must not write one file at a time.
         let _lock = self.wait_for_lock(&self.actions.nodes[seal])?;
+        self.hold(state)?;
         let results = store.results().map_err(|error| host(&error))?;
         let key = self.actions.nodes[seal].key;
         let result = results.of_action(key).iter().find(|result| result.state == state);

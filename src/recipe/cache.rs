@@ -53,6 +53,16 @@ pub struct Retention {
     pub unused_resized: Option<Duration>,
 }
 
+impl Retention {
+    /// Whether anything is ever a reason to remove something.
+    #[must_use]
+    pub fn has_rules(&self) -> bool {
+        let Self { size, age, free, keep_builds: _, unused_original, unused_resized } = self;
+        let periods = [age, unused_original, unused_resized];
+        size.or(*free).is_some() || periods.iter().any(|period| period.is_some())
+    }
+}
+
 impl Default for Retention {
     fn default() -> Self {
         Self {

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::digest::{Digest, Hasher, ObjectId};
-use crate::files::{self, Context, FileError, Medium, read_bounded};
+use super::lease::{Held, Lease};
+use super::site::Access;
+use crate::files::{Context, FileError, Medium, read_bounded};
 
 /// Who may read an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,13 +26,19 @@ pub enum Readers {
 pub struct Objects {
     root: PathBuf,
     medium: Arc<dyn Medium>,
+    access: Access,
 }
 
 impl Objects {
     /// The objects in a directory, which exists.
     #[must_use]
-    pub fn new(root: PathBuf, medium: Arc<dyn Medium>) -> Self {
-        Self { root, medium }
+    pub(super) fn new(root: PathBuf, medium: Arc<dyn Medium>, access: Access) -> Self {
+        Self { root, medium, access }
+    }
+
+    /// The directory that they lie in.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Where an object lies if it is there.
@@ -103,19 +111,26 @@ impl Objects {
         Ok(ObjectWriter { objects: self.clone(), path, file, hasher: Hasher::plain(), len: 0 })
     }
 
-    /// Stores bytes that are in memory.
+    /// Stores bytes that are in memory. The lease holds the object from then on.
     ///
     /// # Errors
     /// As [`Objects::writer`] and [`ObjectWriter::finish`].
-    pub fn put(&self, work: &Path, bytes: &[u8], readers: Readers) -> Result<ObjectId, FileError> {
+    pub fn put(
+        &self,
+        lease: &Lease,
+        work: &Path,
+        bytes: &[u8],
+        readers: Readers,
+    ) -> Result<ObjectId, FileError> {
         let id = ObjectId(Digest::of(bytes));
+        lease.hold([Held::Object(id)])?;
         if self.is_whole(id) {
             self.settle(id)?;
             return Ok(id);
         }
         let mut writer = self.writer(work, &format!("object-{}", id.short()), readers)?;
         writer.write(bytes)?;
-        writer.finish()
+        writer.finish(lease)
     }
 }
 
@@ -151,12 +166,14 @@ impl ObjectWriter {
         self.len == 0
     }
 
-    /// Makes the object durable and gives it its name.
+    /// Makes the object durable and gives it its name. The lease holds it from then on.
     ///
     /// # Errors
     /// Where that fails; there is then no such object.
-    pub fn finish(self) -> Result<ObjectId, FileError> {
+    pub fn finish(self, lease: &Lease) -> Result<ObjectId, FileError> {
         let id = ObjectId(self.hasher.finish());
+        // First of all: one that is there already may be about to be removed.
+        lease.hold([Held::Object(id)])?;
         let target = self.objects.path(id);
         let medium = &*self.objects.medium;
         // What is damaged under its name is replaced: it may be why the bytes were made again.
@@ -167,7 +184,7 @@ impl ObjectWriter {
         }
         let directory = target.parent().expect("an object lies in a directory").to_owned();
         let new_directory = !directory.exists();
-        files::make_directory(&directory, 0o755)?;
+        self.objects.access.directory(&directory, 0o755)?;
         if new_directory {
             medium.sync_directory(&self.objects.root).context("sync", &self.objects.root)?;
         }

@@ -1,29 +1,13 @@
-//! Results of actions, and where the layers of states lie: one journal, only ever appended to.
+//! Results of actions, and where the layers of states lie, as a [`journal`](super::journal) says it.
 //!
-//! # Format, version 1
-//!
-//! The journal starts with `KILNRES1`. Each record is its payload's length (4 bytes, little-endian),
-//! the first 8 bytes of the payload's plain BLAKE3, and the payload, a JSON object with one member
-//! that names its kind. Records of an unknown kind are passed over, and so is one that does not agree
-//! with its digest where a whole record follows it. Else a record that is cut short or does not agree
-//! ends the journal, and what follows it does not count: the next append cuts it off. Appending is done under an exclusive lock of the file, with one write and
-//! one sync.
+//! A result is believed only with the whole chain of its state. What a key or a state means is not
+//! known here.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{ActionKey, Digest, ObjectId, StateId};
-use crate::files::{Context, FileError, Medium};
-
-const MAGIC: &[u8; 8] = b"KILNRES1";
-const FRAME: usize = 12;
-/// Largest payload in bytes; a length above it is damage, not a record.
-const MAX_PAYLOAD: usize = 1 << 20;
+use crate::digest::{ActionKey, ObjectId, StateId};
 
 /// What an action came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +63,21 @@ pub struct Placement {
     pub pack: Option<ObjectId>,
 }
 
+impl ActionResult {
+    /// The objects that it names, apart from its state's layer.
+    pub fn objects(&self) -> impl Iterator<Item = ObjectId> {
+        let others = [self.report, self.sbom, self.provenance];
+        std::iter::once(self.manifest).chain(others.into_iter().flatten())
+    }
+}
+
+impl Placement {
+    /// The objects that it names.
+    pub fn objects(&self) -> impl Iterator<Item = ObjectId> {
+        std::iter::once(self.index).chain(self.data).chain(self.pack)
+    }
+}
+
 /// One record of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -87,29 +86,17 @@ pub enum Record {
     Result(ActionResult),
     /// A placement; a later one for the same state replaces it.
     Placement(Placement),
-    /// A state whose layer is gone.
+    /// A state whose layer is gone, with all results so far that lead to it.
     Dropped {
         /// The state.
         state: StateId,
     },
-}
-
-/// Why the journal cannot be used.
-#[derive(Debug, thiserror::Error, miette::Diagnostic)]
-pub enum ResultsError {
-    /// It cannot be read or written.
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    File(#[from] FileError),
-    /// It is something else.
-    #[error("`{}` is not a journal of results", path.display())]
-    #[diagnostic(
-        code(kiln::store::not_results),
-        help("move it away; kiln builds again what it cannot find")
-    )]
-    Magic {
-        /// The file.
-        path: PathBuf,
+    /// A result that is gone, while its state's layer stays.
+    Forgotten {
+        /// The action.
+        key: ActionKey,
+        /// The state that it led to.
+        state: StateId,
     },
 }
 
@@ -118,35 +105,18 @@ pub enum ResultsError {
 pub struct Results {
     results: HashMap<ActionKey, Vec<ActionResult>>,
     placements: HashMap<StateId, Placement>,
+    broken: BTreeSet<StateId>,
 }
 
 impl Results {
-    /// Reads a journal; one that is not there is empty.
-    ///
-    /// # Errors
-    /// Where it cannot be read or is something else.
-    pub fn read(path: &Path) -> Result<Self, ResultsError> {
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(error).context("read", path)?,
-        };
-        if !bytes.starts_with(MAGIC) {
-            // A journal whose first write was cut short holds nothing yet.
-            if MAGIC.starts_with(&bytes) {
-                return Ok(Self::default());
-            }
-            return Err(ResultsError::Magic { path: path.to_owned() });
-        }
-        let (records, _) = decode(&bytes);
-        Ok(Self::of(records))
-    }
-
-    fn of(records: Vec<Record>) -> Self {
+    /// What records come to, one after the other.
+    pub(super) fn of(records: impl IntoIterator<Item = Record>) -> Self {
         let mut all = Self::default();
+        let mut leading: HashMap<StateId, Vec<ActionKey>> = HashMap::new();
         for record in records {
             match record {
                 Record::Result(result) => {
+                    leading.entry(result.state).or_default().push(result.key);
                     let twins = all.results.entry(result.key).or_default();
                     twins.retain(|twin| twin.state != result.state);
                     twins.push(result);
@@ -156,11 +126,33 @@ impl Results {
                 }
                 Record::Dropped { state } => {
                     all.placements.remove(&state);
+                    // They name objects that may be gone: the same layer, made again, is no reason
+                    // to believe them again.
+                    for key in leading.remove(&state).unwrap_or_default() {
+                        all.forget(key, state);
+                    }
                 }
+                Record::Forgotten { key, state } => all.forget(key, state),
             }
         }
         all.drop_broken();
         all
+    }
+
+    fn forget(&mut self, key: ActionKey, state: StateId) {
+        if let Some(twins) = self.results.get_mut(&key) {
+            twins.retain(|twin| twin.state != state);
+        }
+    }
+
+    /// The records that come to the same, in an order that depends on nothing else.
+    pub(super) fn records(&self) -> Vec<Record> {
+        let mut placements: Vec<_> = self.placements.values().cloned().collect();
+        placements.sort_by_key(|placement| placement.state);
+        let mut results: Vec<_> = self.results.iter().collect();
+        results.sort_by_key(|(key, _)| **key);
+        let results = results.into_iter().flat_map(|(_, twins)| twins.clone()).map(Record::Result);
+        placements.into_iter().map(Record::Placement).chain(results).collect()
     }
 
     /// Keeps the invariant that a result implies its whole chain.
@@ -188,6 +180,9 @@ impl Results {
                 whole.extend(path);
             }
         }
+        let named = self.results.values().flatten().map(|result| result.state);
+        let known = self.placements.keys().copied().chain(named);
+        self.broken = known.filter(|state| !whole.contains(state)).collect();
         self.placements.retain(|state, _| whole.contains(state));
         for twins in self.results.values_mut() {
             twins.retain(|result| whole.contains(&result.state));
@@ -207,110 +202,32 @@ impl Results {
         self.placements.get(&state)
     }
 
+    /// Where the layers of all states lie, in no order.
+    pub fn placements(&self) -> impl Iterator<Item = &Placement> {
+        self.placements.values()
+    }
+
+    /// A state and all that it stands on, base last; nothing where it has no layer here.
+    pub fn ancestry(&self, state: StateId) -> impl Iterator<Item = &Placement> {
+        std::iter::successors(self.placement(state), |above| self.placement(above.parent?))
+    }
+
+    /// States that the journal names and whose chain is not complete: they count for nothing.
+    #[must_use]
+    pub fn broken(&self) -> &BTreeSet<StateId> {
+        &self.broken
+    }
+
     /// Every result, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &ActionResult> {
         self.results.values().flatten()
     }
 }
 
-fn is_whole(header: &[u8], body: &[u8]) -> bool {
-    Digest::of(body).as_bytes()[..8] == header[4..FRAME]
-}
-
-/// Whether a whole record stands at the start: what is damaged before it then ends there.
-fn starts_with_record(bytes: &[u8]) -> bool {
-    let Some(header) = bytes.get(..FRAME) else { return false };
-    let len = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
-    let body = bytes.get(FRAME..).and_then(|rest| rest.get(..len)).filter(|_| len <= MAX_PAYLOAD);
-    body.is_some_and(|body| is_whole(header, body))
-}
-
-/// The records before the fault that ends the journal, and how many bytes they take with the magic
-/// number.
-fn decode(bytes: &[u8]) -> (Vec<Record>, usize) {
-    let mut records = Vec::new();
-    let mut at = MAGIC.len();
-    while let Some(header) = bytes.get(at..at + FRAME) {
-        let len = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        let payload = at + FRAME;
-        let Some(body) = bytes.get(payload..payload + len).filter(|_| len <= MAX_PAYLOAD) else {
-            break;
-        };
-        if is_whole(header, body) {
-            records.extend(serde_json::from_slice::<Record>(body).ok());
-        } else if !bytes.get(payload + len..).is_some_and(starts_with_record) {
-            break;
-        }
-        at = payload + len;
-    }
-    (records, at)
-}
-
-fn encode(records: &[Record]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for record in records {
-        let payload = serde_json::to_vec(record).expect("a record has only string keys");
-        let len = u32::try_from(payload.len()).expect("a record is far below 4 GiB");
-        bytes.extend_from_slice(&len.to_le_bytes());
-        bytes.extend_from_slice(&Digest::of(&payload).as_bytes()[..8]);
-        bytes.extend_from_slice(&payload);
-    }
-    bytes
-}
-
-/// Appends records, after cutting off what a crash left behind the last whole one.
-///
-/// # Errors
-/// Where the journal cannot be locked, read or written.
-pub fn append(medium: &dyn Medium, path: &Path, records: &[Record]) -> Result<(), ResultsError> {
-    let (file, new) = open_locked(medium, path)?;
-    let bytes = std::fs::read(path).context("read", path)?;
-    let end = if bytes.starts_with(MAGIC) {
-        decode(&bytes).1
-    } else if MAGIC.starts_with(&bytes) {
-        0
-    } else {
-        return Err(ResultsError::Magic { path: path.to_owned() });
-    };
-    if end < bytes.len() {
-        file.set_len(end as u64).context("cut off the damaged end of", path)?;
-    }
-    let mut addition = if end == 0 { MAGIC.to_vec() } else { Vec::new() };
-    addition.extend(encode(records));
-    medium.write(&file, path, &addition).context("append to", path)?;
-    medium.sync(&file, path).context("sync", path)?;
-    if new {
-        let directory = path.parent().unwrap_or(Path::new("."));
-        medium.sync_directory(directory).context("sync", directory)?;
-    }
-    Ok(())
-}
-
-/// Makes an empty journal, and its name durable; one that is there is left alone.
-///
-/// # Errors
-/// Where it cannot be made.
-pub fn create(medium: &dyn Medium, path: &Path) -> Result<(), FileError> {
-    open_locked(medium, path)?;
-    let directory = path.parent().unwrap_or(Path::new("."));
-    medium.sync_directory(directory).context("sync", directory)
-}
-
-fn open_locked(medium: &dyn Medium, path: &Path) -> Result<(File, bool), FileError> {
-    let new = match medium.create(path, true) {
-        Ok(_) => true,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
-        Err(error) => return Err(error).context("create", path),
-    };
-    let file = OpenOptions::new().read(true).append(true).open(path).context("open", path)?;
-    flock(&file, FlockOperation::LockExclusive).context("lock", path)?;
-    Ok((file, new))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::Host;
+    use crate::digest::Digest;
 
     fn state(n: u8) -> StateId {
         StateId(Digest::of(&[n]))
@@ -374,41 +291,43 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_cut_anywhere_keeps_what_was_whole() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("results");
-        append(&Host, &path, &[placement(1, None), result(1, 1)]).unwrap();
-        let first = std::fs::metadata(&path).unwrap().len();
-        append(&Host, &path, &[placement(2, None), result(2, 2)]).unwrap();
-        let whole = std::fs::read(&path).unwrap();
-        for len in 0..whole.len() {
-            std::fs::write(&path, &whole[..len]).unwrap();
-            let results = Results::read(&path).unwrap();
-            assert_eq!(states(&results, 1).len(), usize::from(len as u64 >= first), "cut at {len}");
-            append(&Host, &path, &[placement(3, None), result(3, 3)]).unwrap();
-            let results = Results::read(&path).unwrap();
-            assert_eq!(states(&results, 3), [state(3)], "appended after a cut at {len}");
-        }
+    fn a_state_that_was_dropped_comes_back_without_its_old_results() {
+        let dropped = Record::Dropped { state: state(1) };
+        let records = vec![placement(1, None), result(1, 1), result(2, 1), dropped, placement(1, None)];
+        let results = Results::of(records.clone());
+        assert!(results.iter().next().is_none() && results.placement(state(1)).is_some());
+        let results = Results::of(records.into_iter().chain([result(2, 1)]));
+        assert_eq!((states(&results, 1), states(&results, 2)), (vec![], vec![state(1)]));
     }
 
     #[test]
-    fn a_flipped_byte_never_makes_another_result() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("results");
-        append(&Host, &path, &[placement(1, None), result(1, 1), placement(2, None), result(2, 2)])
-            .unwrap();
-        let whole = std::fs::read(&path).unwrap();
-        let known = [state(1), state(2)];
-        for at in 0..whole.len() {
-            let mut bytes = whole.clone();
-            bytes[at] ^= 0x20;
-            std::fs::write(&path, &bytes).unwrap();
-            match Results::read(&path) {
-                Ok(results) => {
-                    assert!(results.iter().all(|result| known.contains(&result.state)));
-                }
-                Err(error) => assert!(matches!(error, ResultsError::Magic { .. }), "at {at}"),
-            }
-        }
+    fn a_result_can_go_while_its_layer_stays() {
+        let forgotten = Record::Forgotten { key: key(2), state: state(1) };
+        let results =
+            Results::of(vec![placement(1, None), result(1, 1), result(2, 1), forgotten.clone()]);
+        assert_eq!((states(&results, 1), states(&results, 2)), (vec![state(1)], vec![]));
+        let results = Results::of([placement(1, None), result(2, 1), forgotten, result(2, 1)]);
+        assert_eq!(states(&results, 2), [state(1)], "it was found again");
+    }
+
+    #[test]
+    fn what_is_broken_is_told_and_the_rest_comes_to_the_same() {
+        let results = Results::of(vec![
+            placement(1, None),
+            result(1, 1),
+            placement(3, Some(2)),
+            result(3, 3),
+            result(4, 4),
+            placement(5, Some(1)),
+            result(1, 5),
+        ]);
+        assert_eq!(results.broken(), &BTreeSet::from([state(3), state(4)]));
+        let again = Results::of(results.records());
+        assert_eq!(again.records(), results.records());
+        assert!(again.broken().is_empty());
+        assert_eq!(states(&again, 1), [state(1), state(5)]);
+        let chain: Vec<_> = again.ancestry(state(5)).map(|placement| placement.state).collect();
+        assert_eq!(chain, [state(5), state(1)]);
+        assert_eq!(again.ancestry(state(3)).count(), 0);
     }
 }
