@@ -8,6 +8,7 @@ mod import;
 mod lock;
 mod log;
 mod plan;
+mod why;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,16 +17,18 @@ use std::time::{Duration, SystemTime};
 use clap::{CommandFactory, Parser, Subcommand};
 use miette::Diagnostic;
 
-use crate::engine::BuildError;
+use crate::engine::{BuildError, outputs};
 use crate::execute::{Fault, FaultKind};
 use crate::fetch::FetchError;
 use crate::files::FileError;
 use crate::graph::UnknownImage;
 use crate::lock::{Lock, LockError};
-use crate::mistake::{Mistake, Mistakes};
-use crate::plan::{Actions, NOT_LOCKED};
+use crate::mistake::{Mistake, Mistakes, nearest};
+use crate::plan::history::UnknownBuild;
+use crate::plan::{Actions, History, NOT_LOCKED, Plan};
 use crate::recipe::{Base, Fetch, Origin};
 use crate::resolve::ResolveError;
+use crate::store::results::Results;
 use crate::store::{Store, StoreError};
 use crate::workspace::{self, Workspace, WorkspaceError};
 
@@ -49,6 +52,8 @@ enum Command {
     Build(build::Build),
     /// Show what a build would run and what is cached, and why.
     Plan(plan::PlanCommand),
+    /// Show what is the cause that steps run.
+    Why(why::WhyCommand),
     /// Check the recipes.
     Check(check::Check),
     /// Look up what the names of bases mean, and note it in the lock file.
@@ -84,6 +89,9 @@ enum CliError {
     #[error("image `{image}` has no step `{step}`")]
     #[diagnostic(code(kiln::cli::no_such_step), help("{help}"))]
     UnknownStep { image: String, step: String, help: String },
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    UnknownBuild(#[from] UnknownBuild),
     #[error("`{name}` has not run yet")]
     #[diagnostic(code(kiln::cli::no_log), help("steps that only change files print nothing"))]
     NoLog { name: String },
@@ -188,6 +196,7 @@ impl CliError {
             | Self::Mistakes(_)
             | Self::UnknownImage(_)
             | Self::UnknownStep { .. }
+            | Self::UnknownBuild(_)
             | Self::UnknownInput { .. }
             | Self::NotText { .. }
             | Self::BadImageName { .. }
@@ -209,6 +218,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Build(command) => command.run(&place),
         Command::Plan(command) => command.run(&place),
+        Command::Why(command) => command.run(&place),
         Command::Check(command) => command.run(&place),
         Command::Lock(command) => command.run(&place),
         Command::Bases(command) => command.run(&place),
@@ -287,6 +297,14 @@ fn user_cache() -> PathBuf {
     variable("XDG_CACHE_HOME")
         .or_else(|| variable("HOME").map(|home| home.join(".cache")))
         .unwrap_or_else(|| Path::new("/var/cache").to_owned())
+}
+
+/// An image and, behind a `/`, one of its steps.
+fn split(name: &str) -> (&str, Option<&str>) {
+    match name.split_once('/') {
+        Some((image, step)) => (image, Some(step)),
+        None => (name, None),
+    }
 }
 
 /// What a command works on: the wanted images and their actions.
@@ -395,6 +413,40 @@ impl Wanted {
         let left: Vec<usize> = unlocked.iter().map(|(image, _)| *image).collect();
         self.images.retain(|image| !left.contains(image));
         lines
+    }
+
+    /// What a build would do now, and the results that this was found by.
+    fn plan(
+        &self,
+        store: Option<&Store>,
+        history: &History<'_>,
+    ) -> Result<(Plan, Results), CliError> {
+        let results = store.map_or_else(|| Ok(Results::default()), Store::results)?;
+        let stale: Vec<usize> = outputs(&self.workspace, &self.actions)
+            .into_iter()
+            .filter(|output| !store.is_some_and(|store| output.is_current(store)))
+            .map(|output| output.image)
+            .collect();
+        let needed = |image: usize| stale.contains(&image);
+        Ok((crate::plan::plan(&self.actions, &results, needed, history), results))
+    }
+
+    /// The node of a step of the one wanted image. Its own steps come before those of the image that
+    /// it stands on.
+    fn step(&self, step: &str) -> Result<usize, CliError> {
+        let image = self.workspace.graph.images[self.images[0]].image.name.value.as_str();
+        let nodes = || self.actions.chains[0].all().map(|&node| (node, &self.actions.nodes[node]));
+        let name = format!("{image}/{step}");
+        let own = nodes().find(|(_, node)| node.names.contains(&name));
+        if let Some((node, _)) = own.or_else(|| nodes().find(|(_, node)| node.label == step)) {
+            return Ok(node);
+        }
+        let labels = || nodes().map(|(_, node)| node.label.as_str());
+        let help = match nearest(step, labels()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("it has: {}", labels().collect::<Vec<_>>().join(", ")),
+        };
+        Err(CliError::UnknownStep { image: image.to_owned(), step: step.to_owned(), help })
     }
 
     fn actions_of(&self, closure: &[usize]) -> Result<Actions, Vec<Mistake>> {

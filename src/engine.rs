@@ -24,7 +24,7 @@ use crate::digest::StateId;
 use crate::execute::{Executor, Fault, FaultKind, recover};
 use crate::files::FileError;
 use crate::output::Wanted;
-use crate::plan::{self, Actions, Fate, LastBuild, LastStep, Plan};
+use crate::plan::{self, Actions, Fate, History, LastBuild, LastStep, Plan};
 use crate::progress::{Progress, StepDone, StepName};
 use crate::schedule::{self, Item, Schedule};
 use crate::secret::Vault;
@@ -188,8 +188,8 @@ impl Engine<'_> {
         let needed = |image: usize| {
             self.options.verify_layers || stale.iter().any(|&output| outputs[output].image == image)
         };
-        let last = |image: usize| last_build(self.workspace, self.store, image);
-        let plan = plan::plan(actions, &results, needed, last);
+        let history = History::new(self.workspace, Some(self.store));
+        let plan = plan::plan(actions, &results, needed, &history);
         let cached = plan.fates.iter().filter(|fate| matches!(fate, Some(Fate::Cached(_)))).count();
         self.find_secrets(actions, &plan)?;
         progress.planned(plan.running().count(), cached);
@@ -326,10 +326,7 @@ impl Engine<'_> {
         let key = |node: usize| round.actions.nodes[node].key;
         match event {
             Event::Started { node } => {
-                let why = match &round.plan.fates[node] {
-                    Some(Fate::Run(reason)) => reason.to_string(),
-                    _ => String::new(),
-                };
+                let why = round.plan.reason(node).map(ToString::to_string).unwrap_or_default();
                 progress.started(key(node), &self.step_name(round.actions, node), &why);
             }
             Event::Line { node, line } => progress.line(key(node), &line),

@@ -1,143 +1,355 @@
-//! Why an action runs: the difference between two manifests.
+//! Why an action runs: the difference between its manifest and that of an earlier build.
 //!
-//! It compares what the key is made of, and so cannot name a cause that is not one.
+//! It compares what the key is made of, and so cannot name a cause that is not one. Each action of a
+//! chain gets the counterpart that it has in an earlier chain ([`align`]), the values in which the
+//! two differ ([`Difference`]), what that means ([`Change`]), and so a [`Reason`]. Where earlier
+//! builds are found is not known here.
 
-use std::collections::BTreeMap;
+mod align;
+mod change;
+mod difference;
+mod head;
+
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
+use crate::digest::ActionKey;
 use crate::key::{Manifest, Value};
 
-/// One value of a key that is another than before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
-    /// Its name.
+pub use change::{Change, Sources, Topic, changes};
+pub use difference::{Difference, differences};
+pub use head::{Head, HeadError, MAX_HEAD};
+
+/// An action that was built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Built {
+    /// `IMAGE/STEP` as it was called, or what stands for that where nobody knows.
     pub name: String,
-    /// What it was; `None` where it was not there.
-    pub before: Option<Value>,
-    /// What it is; `None` where it is not there any more.
-    pub now: Option<Value>,
+    /// Its key.
+    pub key: ActionKey,
+    /// The preimage of its key.
+    pub manifest: Manifest,
+}
+
+/// An action of a plan.
+#[derive(Debug, Clone)]
+pub struct Now<'a> {
+    /// `IMAGE/STEP`.
+    pub name: &'a str,
+    /// Its key.
+    pub key: ActionKey,
+    /// The preimage of its key.
+    pub manifest: &'a Manifest,
+    /// Where its digests come from.
+    pub sources: Sources,
+    /// Who signed a result of this very key that does not count, as the key was revoked.
+    pub revoked: Option<String>,
+}
+
+/// Which earlier build an image is compared with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Basis {
+    /// The image's last build here.
+    Last,
+    /// The build in the store that is most like it.
+    Nearest {
+        /// What its last action is called, where somebody knows.
+        name: String,
+    },
+    /// What a remote says about the image's newest shared build.
+    Shared,
+    /// The one that the user named.
+    Named {
+        /// What its last action is called, where somebody knows.
+        name: String,
+    },
+}
+
+/// An earlier build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Before {
+    /// Which one.
+    pub basis: Basis,
+    /// Its actions, base first.
+    pub steps: Vec<Built>,
 }
 
 /// Why an action runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Reason {
-    /// It was never built here.
+    /// Nothing like it was ever built here.
     New,
-    /// Something in its key is another than at the last build.
-    Changed(Vec<Difference>),
-    /// The one before it runs.
-    Parent,
-    /// It was built, and its result is gone.
-    Gone,
-    /// Nothing in its key is another than before but a secret, which nobody remembers.
+    /// It was not in the earlier build.
+    Added,
+    /// It says something else than in the earlier build.
+    Changed {
+        /// What it was called there, if that is another name.
+        was: Option<String>,
+        /// What is another, at least one thing.
+        changes: Vec<Change>,
+    },
+    /// Nothing in it is another but a secret, which nobody remembers.
     Secret,
+    /// It says the same, and has another place.
+    Moved {
+        /// What it stands behind now; `None` at the bottom.
+        behind: Option<String>,
+    },
+    /// It says the same, and something below it does not.
+    Below {
+        /// The steps that are the causes, the lowest first.
+        causes: Vec<Cause>,
+        /// How many more there are.
+        more: usize,
+    },
+    /// It was built here, and its result is gone.
+    Gone,
+    /// There is a result, and the key that signed it was revoked.
+    Revoked {
+        /// The number of that key.
+        signer: String,
+    },
+    /// It was built elsewhere, and no usable result of it is here.
+    Elsewhere,
 }
 
-/// What differs, in the order of the new manifest and then of the old one. The parent is left out:
-/// that it differs says only that something before this differs.
+/// A step on account of which others run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cause {
+    /// `IMAGE/STEP`.
+    pub step: String,
+    /// What became of it.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// It says something else.
+    Changed,
+    /// It was not there before.
+    Added,
+    /// It is not there any more.
+    Removed,
+    /// It has another place.
+    Moved {
+        /// What it stands behind now; `None` at the bottom.
+        behind: Option<String>,
+    },
+}
+
+/// Why each action of a chain would run, against an earlier build of it: base first.
 #[must_use]
-pub fn differences(before: &Manifest, now: &Manifest) -> Vec<Difference> {
-    let old: BTreeMap<&str, &Value> =
-        before.fields.iter().map(|(name, value)| (name.as_str(), value)).collect();
-    let new: BTreeMap<&str, &Value> =
-        now.fields.iter().map(|(name, value)| (name.as_str(), value)).collect();
-    let changed = now
-        .fields
-        .iter()
-        .filter(|(name, value)| match (old.get(name.as_str()), value) {
-            // What was written down of a secret says nothing about it.
-            (Some(Value::Secret(_)), Value::Secret(_)) => false,
-            (before, now) => before != Some(&now),
-        })
-        .map(|(name, value)| (name, Some(value.clone())));
-    let gone = before
-        .fields
-        .iter()
-        .filter(|(name, _)| !new.contains_key(name.as_str()))
-        .map(|(name, _)| (name, None));
-    changed
-        .chain(gone)
-        .filter(|(name, _)| name.as_str() != "parent")
-        .map(|(name, now)| Difference {
-            name: name.clone(),
-            before: old.get(name.as_str()).map(|value| (*value).clone()),
-            now,
-        })
-        .collect()
+pub fn reasons(now: &[Now<'_>], before: Option<&Before>) -> Vec<Reason> {
+    let walk = before.map(|before| (&before.basis, Walk::new(now, &before.steps)));
+    let reason = |(at, step): (usize, &Now<'_>)| {
+        if let Some(signer) = &step.revoked {
+            return Reason::Revoked { signer: signer.clone() };
+        }
+        let Some((basis, walk)) = &walk else { return Reason::New };
+        match (walk.counterpart(at), basis) {
+            (Some(other), Basis::Shared) if other.key == step.key => Reason::Elsewhere,
+            (Some(other), _) if other.key == step.key => Reason::Gone,
+            _ => walk.reason(at),
+        }
+    };
+    now.iter().enumerate().map(reason).collect()
 }
 
-impl fmt::Display for Difference {
+/// How far an earlier build is from a chain: the smaller, the more alike; `None` where they have
+/// nothing in common.
+#[must_use]
+pub fn distance(now: &[Now<'_>], before: &[Built]) -> Option<usize> {
+    align::distance(now, before)
+}
+
+/// Two chains side by side.
+struct Walk<'a> {
+    now: &'a [Now<'a>],
+    before: &'a [Built],
+    /// For each action now its counterpart.
+    found: Vec<Option<usize>>,
+    /// For each action now whether it kept its place among the others.
+    stayed: Vec<bool>,
+    /// What became of each action now, whatever lies below it.
+    events: Vec<Option<Event>>,
+    /// What is not there any more, by its place before.
+    removed: Vec<usize>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(now: &'a [Now<'a>], before: &'a [Built]) -> Self {
+        let found = align::counterparts(now, before);
+        let stayed = align::in_order(&found);
+        let mut kept = vec![false; before.len()];
+        found.iter().flatten().for_each(|&other| kept[other] = true);
+        let removed = (0..before.len()).filter(|&other| !kept[other]).collect();
+        let mut walk = Self { now, before, found, stayed, events: Vec::new(), removed };
+        walk.events = (0..now.len()).map(|at| walk.event(at)).collect();
+        walk
+    }
+
+    fn reason(&self, at: usize) -> Reason {
+        match &self.events[at] {
+            Some(Event::Moved { behind }) => Reason::Moved { behind: behind.clone() },
+            Some(Event::Added | Event::Removed) => Reason::Added,
+            Some(Event::Changed) => {
+                let (now, other) = (&self.now[at], self.counterpart(at));
+                let changes = other
+                    .map(|other| changes(&other.manifest, now.manifest, &now.sources))
+                    .unwrap_or_default();
+                if changes.is_empty() {
+                    return Reason::Secret;
+                }
+                // What nobody remembers the name of has none with a `/`.
+                let was = other.map(|other| &other.name);
+                let was = was.filter(|name| *name != now.name && name.contains('/'));
+                Reason::Changed { was: was.cloned(), changes }
+            }
+            None => self.below(at),
+        }
+    }
+
+    fn counterpart(&self, at: usize) -> Option<&'a Built> {
+        self.found[at].map(|other| &self.before[other])
+    }
+
+    fn event(&self, at: usize) -> Option<Event> {
+        let Some(other) = self.counterpart(at) else { return Some(Event::Added) };
+        let now = &self.now[at];
+        let (old, new) = (&other.manifest, now.manifest);
+        let only_secret = || other.key != now.key && parent(old) == parent(new);
+        if align::content(old) != align::content(new) || only_secret() {
+            return Some(Event::Changed);
+        }
+        (!self.stayed[at]).then(|| Event::Moved { behind: self.behind(at) })
+    }
+
+    fn behind(&self, at: usize) -> Option<String> {
+        at.checked_sub(1).map(|below| self.now[below].name.to_owned())
+    }
+
+    /// Why an action runs that says what it said: everything that became of what was below it, or
+    /// is now.
+    fn below(&self, at: usize) -> Reason {
+        const MOST: usize = 8;
+        let place = self.found[at].unwrap_or_default();
+        let mut causes: Vec<(usize, Cause)> = Vec::new();
+        let mut push = |height: usize, step: &str, event: &Event| {
+            causes.push((height, Cause { step: step.to_owned(), event: event.clone() }));
+        };
+        for below in 0..at {
+            if let Some(event) = &self.events[below] {
+                push(below, self.now[below].name, event);
+            }
+        }
+        for &gone in self.removed.iter().take_while(|&&gone| gone < place) {
+            push(self.height(gone), &self.before[gone].name, &Event::Removed);
+        }
+        // What has moved from below it to above it.
+        for above in at + 1..self.now.len() {
+            if let Some(other) = self.found[above].filter(|&other| other < place) {
+                let event = Event::Moved { behind: self.behind(above) };
+                push(self.height(other), self.now[above].name, &event);
+            }
+        }
+        causes.sort_by_key(|(height, _)| *height);
+        let more = causes.len().saturating_sub(MOST);
+        let causes = causes.into_iter().take(MOST).map(|(_, cause)| cause).collect();
+        Reason::Below { causes, more }
+    }
+
+    /// Where what stood at a place before would stand now.
+    fn height(&self, place: usize) -> usize {
+        let below =
+            (0..self.now.len()).filter(|&at| self.stayed[at] && self.found[at] < Some(place));
+        below.last().map_or(0, |at| at + 1)
+    }
+}
+
+fn parent(manifest: &Manifest) -> Option<&Value> {
+    manifest.fields.iter().find(|(name, _)| name == difference::PARENT).map(|(_, value)| value)
+}
+
+impl fmt::Display for Basis {
+    /// As the end of "compared with …".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, before, now } = self;
-        match (before, now) {
-            (Some(before), Some(now)) => write!(f, "{name}: {} → {}", short(before), short(now)),
-            (None, Some(now)) => write!(f, "{name}: {} is new", short(now)),
-            (Some(before), None) => write!(f, "{name}: {} is gone", short(before)),
-            (None, None) => write!(f, "{name}"),
+        match self {
+            Self::Last => f.write_str("its last build here"),
+            Self::Nearest { name } => {
+                write!(f, "{}, which of all in the store is most like it", change::plain(name))
+            }
+            Self::Shared => f.write_str("what a remote says of its newest shared build"),
+            Self::Named { name } => f.write_str(&change::plain(name)),
         }
     }
 }
 
-/// A value on one line of bounded length.
-fn short(value: &Value) -> String {
-    const LONGEST: usize = 60;
-    let text = value.to_string();
-    if text.chars().count() <= LONGEST {
-        return text;
-    }
-    let head: String = text.chars().take(LONGEST).collect();
-    format!("{head}…")
-}
-
 impl fmt::Display for Reason {
+    /// On one line of bounded length.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MOST: usize = 3;
         match self {
             Self::New => f.write_str("never built here"),
-            Self::Parent => f.write_str("the step before it runs"),
-            Self::Gone => f.write_str("its result is gone from the store"),
+            Self::Added => f.write_str("a new step"),
             Self::Secret => f.write_str("a secret is another"),
-            Self::Changed(differences) => {
-                for (at, difference) in differences.iter().take(3).enumerate() {
+            Self::Moved { behind: Some(step) } => {
+                write!(f, "moved behind {}", change::plain(step))
+            }
+            Self::Moved { behind: None } => f.write_str("moved to the bottom"),
+            Self::Gone => f.write_str("its result is gone from the store"),
+            Self::Revoked { signer } => {
+                write!(f, "the key {} that signed its result is revoked", change::plain(signer))
+            }
+            Self::Elsewhere => f.write_str("built elsewhere, and no usable result is here"),
+            Self::Changed { was, changes } => {
+                for (at, change) in changes.iter().take(MOST).enumerate() {
                     if at > 0 {
                         f.write_str("; ")?;
                     }
-                    difference.fmt(f)?;
+                    change.fmt(f)?;
                 }
-                match differences.len() {
-                    0..=3 => Ok(()),
-                    more => write!(f, "; and {} more", more - 3),
+                and_more(f, changes.len().saturating_sub(MOST))?;
+                match was {
+                    Some(name) => write!(f, " (as built for {})", change::plain(name)),
+                    None => Ok(()),
                 }
+            }
+            Self::Below { causes, more } => {
+                if causes.is_empty() {
+                    return f.write_str("something below it is another");
+                }
+                for (at, Cause { step, event }) in causes.iter().take(MOST).enumerate() {
+                    if at > 0 {
+                        f.write_str("; ")?;
+                    }
+                    write!(f, "{} below it {event}", change::plain(step))?;
+                }
+                and_more(f, more + causes.len().saturating_sub(MOST))
             }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn manifest(fields: &[(&str, Value)]) -> Manifest {
-        let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
-        Manifest { fields: fields.collect() }
+impl fmt::Display for Event {
+    /// As the end of "STEP …".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Changed => f.write_str("changed"),
+            Self::Added => f.write_str("is new"),
+            Self::Removed => f.write_str("is gone"),
+            Self::Moved { behind: Some(step) } => write!(f, "moved behind {}", change::plain(step)),
+            Self::Moved { behind: None } => f.write_str("moved to the bottom"),
+        }
     }
+}
 
-    #[test]
-    fn every_kind_of_difference_is_told() {
-        let before = manifest(&[
-            ("parent", Value::Number(1)),
-            ("same", Value::Flag(true)),
-            ("path", Value::Text("/a".into())),
-            ("owner", Value::Text("root".into())),
-        ]);
-        let now = manifest(&[
-            ("parent", Value::Number(2)),
-            ("same", Value::Flag(true)),
-            ("path", Value::Text("/b".into())),
-            ("mode", Value::Text("0644".into())),
-        ]);
-        insta::assert_snapshot!(
-            Reason::Changed(differences(&before, &now)),
-            @r#"path: "/a" → "/b"; mode: "0644" is new; owner: "root" is gone"#
-        );
-    }
+fn and_more(f: &mut fmt::Formatter<'_>, more: usize) -> fmt::Result {
+    if more == 0 { Ok(()) } else { write!(f, "; and {more} more") }
 }

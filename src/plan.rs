@@ -2,13 +2,16 @@
 //!
 //! It only reads, never runs anything, and needs no layer's bytes. The clock is an argument.
 
+pub mod history;
+pub mod why;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{ActionKey, StateId};
-use crate::explain::{self, Reason};
+use crate::explain::Reason;
 use crate::graph::{BASE, SEAL, SIZE};
 use crate::inputs::{self, Input, InputError};
 use crate::key::{Action, Generation, Manifest, Operation, Registration};
@@ -22,6 +25,8 @@ use crate::recipe::{
 use crate::source::{Span, Spanned};
 use crate::store::results::{ActionResult, Results};
 use crate::workspace::Workspace;
+
+pub use history::History;
 
 /// The time that a step may take where it does not say.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_hours(1);
@@ -65,6 +70,13 @@ pub struct Chain {
     pub nodes: Vec<usize>,
     /// Its seal.
     pub seal: usize,
+}
+
+impl Chain {
+    /// Its nodes with the seal, base first.
+    pub fn all(&self) -> impl DoubleEndedIterator<Item = &usize> {
+        self.nodes.iter().chain([&self.seal])
+    }
 }
 
 /// Every action of the wanted images, each once.
@@ -445,14 +457,14 @@ pub fn plan(
     actions: &Actions,
     results: &Results,
     needed: impl Fn(usize) -> bool,
-    last: impl Fn(usize) -> LastBuild,
+    history: &History<'_>,
 ) -> Plan {
     let mut fates: Vec<Option<Fate>> = vec![None; actions.nodes.len()];
     for chain in actions.chains.iter().filter(|chain| needed(chain.image)) {
-        let last = last(chain.image);
+        let last = history.last(chain.image);
         let cached = |node: usize| {
-            let key = actions.nodes[node].key;
-            choose(results.of_action(key), &last).map(|result| result.state)
+            let usable = history.usable(results, actions.nodes[node].key);
+            choose(usable, &last).map(|result| result.state)
         };
         if let Some(state) = cached(chain.seal) {
             fates[chain.seal] = Some(Fate::Cached(state));
@@ -470,40 +482,56 @@ pub fn plan(
             }
             runs.push(node);
         }
-        for (at, &node) in runs.iter().rev().enumerate() {
-            if fates[node].is_none() {
-                fates[node] = Some(Fate::Run(reason(&actions.nodes[node], at == 0, &last)));
-            }
+        runs.retain(|&node| fates[node].is_none());
+        if runs.is_empty() {
+            continue;
+        }
+        let before = history.before(actions, chain, results);
+        let reasons = history.reasons(actions, chain, results, before.as_ref());
+        for (&node, reason) in chain.all().zip(reasons).filter(|(node, _)| runs.contains(node)) {
+            fates[node] = Some(Fate::Run(reason));
         }
     }
     Plan { fates }
 }
 
-fn choose<'a>(twins: &'a [ActionResult], last: &LastBuild) -> Option<&'a ActionResult> {
+fn choose<'a>(
+    twins: impl Iterator<Item = &'a ActionResult> + Clone,
+    last: &LastBuild,
+) -> Option<&'a ActionResult> {
     let used =
         |result: &&ActionResult| last.steps.values().any(|step| step.state == Some(result.state));
-    twins.iter().find(used).or_else(|| twins.iter().min_by_key(|result| result.state))
+    twins.clone().find(used).or_else(|| twins.min_by_key(|result| result.state))
 }
 
-fn reason(node: &Node, first: bool, last: &LastBuild) -> Reason {
-    let Some(before) = last.steps.get(&node.name) else {
-        return if first { Reason::New } else { Reason::Parent };
-    };
-    if before.key == node.key {
-        return Reason::Gone;
-    }
-    let differences = explain::differences(&before.manifest, &node.manifest);
-    let parent = |manifest: &Manifest| {
-        manifest.fields.iter().find(|(name, _)| name == "parent").map(|(_, value)| value.clone())
-    };
-    match (differences.is_empty(), parent(&before.manifest) == parent(&node.manifest)) {
-        (false, _) => Reason::Changed(differences),
-        (true, false) => Reason::Parent,
-        (true, true) => Reason::Secret,
+impl Fate {
+    /// Its word in plans and explanations.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Cached(_) => "cached",
+            Self::Run(_) => "run",
+        }
     }
 }
 
 impl Plan {
+    /// The word for what becomes of a node. What is below a cached step is cached as well: that
+    /// step's own chain of layers holds it.
+    #[must_use]
+    pub fn word(&self, node: usize) -> &'static str {
+        self.fates[node].as_ref().map_or("cached", Fate::word)
+    }
+
+    /// Why a node runs; `None` where it does not.
+    #[must_use]
+    pub fn reason(&self, node: usize) -> Option<&Reason> {
+        match &self.fates[node] {
+            Some(Fate::Run(reason)) => Some(reason),
+            _ => None,
+        }
+    }
+
     /// Whether a node runs.
     #[must_use]
     pub fn runs(&self, node: usize) -> bool {

@@ -19,3 +19,5 @@ mod secrets;
 mod together;
 #[path = "engine/twins.rs"]
 mod twins;
+#[path = "engine/why.rs"]
+mod why;

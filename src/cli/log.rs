@@ -4,11 +4,10 @@ use std::io::Write;
 
 use clap::Args;
 
-use super::{CliError, Place, Wanted};
+use super::{CliError, Place, Wanted, split};
 use crate::digest::ActionKey;
 use crate::engine::last_build;
 use crate::files::Context;
-use crate::mistake::nearest;
 use crate::plan::{LastBuild, Node};
 use crate::store::Store;
 
@@ -22,18 +21,18 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn run(self, place: &Place) -> Result<(), CliError> {
-        let (image, step) = match self.name.split_once('/') {
-            Some((image, step)) => (image, Some(step)),
-            None => (self.name.as_str(), None),
-        };
+        let (image, step) = split(&self.name);
         let wanted = Wanted::find(place, &[image.to_owned()])?;
         let store = Store::open_existing(&place.store_path(&wanted.workspace))?;
         let none = || CliError::NoLog { name: self.name.clone() };
         let store = store.ok_or_else(none)?;
         let last = last_build(&wanted.workspace, &store, wanted.images[0]);
-        let nodes = find(&wanted, image, step)?;
+        let nodes: Vec<usize> = match step {
+            Some(step) => vec![wanted.step(step)?],
+            None => wanted.actions.chains[0].all().copied().collect(),
+        };
         let mut shown = false;
-        for node in nodes {
+        for node in nodes.into_iter().map(|node| &wanted.actions.nodes[node]) {
             let Some(key) = key_with_log(&store, node, &last) else { continue };
             let path = store.log(key);
             let bytes = std::fs::read(&path).context("read", &path)?;
@@ -67,29 +66,6 @@ fn printable(bytes: Vec<u8>) -> Vec<u8> {
         }
     }
     text.into_bytes()
-}
-
-fn find<'a>(
-    wanted: &'a Wanted,
-    image: &str,
-    step: Option<&str>,
-) -> Result<Vec<&'a Node>, CliError> {
-    let chain = &wanted.actions.chains[0];
-    let nodes: Vec<&Node> =
-        chain.nodes.iter().chain([&chain.seal]).map(|&node| &wanted.actions.nodes[node]).collect();
-    let Some(step) = step else { return Ok(nodes) };
-    let name = format!("{image}/{step}");
-    // The image's own steps come before those of the image that it stands on.
-    let own = nodes.iter().find(|node| node.name == name);
-    if let Some(node) = own.or_else(|| nodes.iter().find(|node| node.label == step)) {
-        return Ok(vec![node]);
-    }
-    let labels = || nodes.iter().map(|node| node.label.as_str());
-    let help = match nearest(step, labels()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("it has: {}", labels().collect::<Vec<_>>().join(", ")),
-    };
-    Err(CliError::UnknownStep { image: image.to_owned(), step: step.to_owned(), help })
 }
 
 /// The key by which a step last ran: today's, or the one of the last build.

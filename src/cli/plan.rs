@@ -4,10 +4,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::{CliError, Place, Wanted, show};
-use crate::engine::{last_build, outputs};
-use crate::plan::{self, Fate, Plan};
+use crate::engine::outputs;
+use crate::plan::{self, History, Plan};
 use crate::store::Store;
-use crate::store::results::Results;
 
 /// Show what a build would run.
 #[derive(Debug, Args)]
@@ -30,18 +29,8 @@ impl PlanCommand {
             show(&lints);
         }
         let store = Store::open_existing(&place.store_path(&wanted.workspace))?;
-        let results = store.as_ref().map_or_else(|| Ok(Results::default()), Store::results)?;
-        let stale: Vec<usize> = outputs(&wanted.workspace, &wanted.actions)
-            .into_iter()
-            .filter(|output| !store.as_ref().is_some_and(|store| output.is_current(store)))
-            .map(|output| output.image)
-            .collect();
-        let needed = |image: usize| stale.contains(&image);
-        let last = |image: usize| {
-            let store = store.as_ref();
-            store.map(|store| last_build(&wanted.workspace, store, image)).unwrap_or_default()
-        };
-        let plan = plan::plan(&wanted.actions, &results, needed, last);
+        let history = History::new(&wanted.workspace, store.as_ref());
+        let (plan, _) = wanted.plan(store.as_ref(), &history)?;
         if self.json {
             println!("{}", as_json(&wanted, &plan, store.as_ref()));
         } else {
@@ -58,27 +47,18 @@ fn image_name(wanted: &Wanted, image: usize) -> &str {
     wanted.workspace.graph.images[image].image.name.value.as_str()
 }
 
-/// What becomes of a node: its word, and why it runs.
-fn fate(plan: &Plan, node: usize) -> (&'static str, String) {
-    match &plan.fates[node] {
-        Some(Fate::Run(reason)) => ("run", reason.to_string()),
-        // What is below a cached step is not looked at: the step's own layer chain holds it.
-        Some(Fate::Cached(_)) | None => ("cached", String::new()),
-    }
-}
-
 fn as_text(wanted: &Wanted, plan: &Plan, store: Option<&Store>) -> String {
     use std::fmt::Write;
     let mut text = String::new();
     for chain in &wanted.actions.chains {
         let _ = writeln!(text, "{}", image_name(wanted, chain.image));
         for &node in chain.nodes.iter().chain([&chain.seal]) {
-            let (word, why) = fate(plan, node);
+            let (word, reason) = (plan.word(node), plan.reason(node));
             let node = &wanted.actions.nodes[node];
             let name =
                 if node.image == chain.image { node.label.clone() } else { node.name.clone() };
             let what = plan::summary(&node.action.operation);
-            let why = if why.is_empty() { why } else { format!("  — {why}") };
+            let why = reason.map(|reason| format!("  — {reason}")).unwrap_or_default();
             let _ = writeln!(text, "  {word:<6}  {name}  {what}{why}");
         }
         for output in outputs(&wanted.workspace, &wanted.actions) {
@@ -112,10 +92,12 @@ fn as_json(wanted: &Wanted, plan: &Plan, store: Option<&Store>) -> serde_json::V
                 .chain([&chain.seal])
                 .map(|&number| {
                     let node = &wanted.actions.nodes[number];
-                    let (fate, why) = fate(plan, number);
+                    let reason = plan.reason(number);
                     json!({
-                        "step": node.name, "key": node.key, "fate": fate, "why": why,
-                        "what": plan::summary(&node.action.operation), "impure": node.impure,
+                        "step": node.name, "key": node.key, "fate": plan.word(number),
+                        "why": reason.map(ToString::to_string).unwrap_or_default(),
+                        "reason": reason, "what": plan::summary(&node.action.operation),
+                        "impure": node.impure,
                     })
                 })
                 .collect();

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kiln::digest::{ActionKey, StateId};
-use kiln::engine::{BuildError, Engine, Options, Summary, last_build};
+use kiln::engine::{BuildError, Engine, Options, Summary};
 use kiln::explain::Reason;
 use kiln::lock::Lock;
-use kiln::plan::{self, Actions, Fate};
+use kiln::plan::{self, Actions, Fate, History};
 use kiln::progress::{Progress, StepDone, StepName};
 use kiln::source::Sources;
 use kiln::store::Store;
@@ -152,8 +152,8 @@ impl TestSpace {
         let actions = self.actions(&workspace);
         let store = self.open();
         let results = store.results().unwrap();
-        let last = |image| last_build(&workspace, &store, image);
-        let plan = plan::plan(&actions, &results, |_| true, last);
+        let history = History::new(&workspace, Some(&store));
+        let plan = plan::plan(&actions, &results, |_| true, &history);
         let fates = actions.nodes.iter().zip(plan.fates);
         fates.filter_map(|(node, fate)| Some((node.name.clone(), fate?))).collect()
     }
