@@ -15,6 +15,7 @@
 //! |---|---|
 //! | `type` | `kiln/pack/v1` |
 //! | `state` | the state that the layer leads to |
+//! | `object` | the BLAKE3 of all data, `null` where there is none |
 //! | `blobs` | objects with `id`, the SHA-256, and `len` in bytes |
 //! | `chunks` | lists of the blob's number, the first byte in it, the length there, the length unpacked, and the prefix: a list of pieces |
 //! | `index`, `data` | lists of pieces: the chunk's number, the first byte in it unpacked, the length |
@@ -31,7 +32,7 @@ mod writer;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::StateId;
+use crate::digest::{ObjectId, StateId};
 use crate::disk::layer::BLOCK;
 use crate::remote::backend::MAX_BLOB;
 use crate::remote::{BlobId, BlobRef};
@@ -56,6 +57,8 @@ pub struct Pack {
     kind: String,
     /// The state that the layer leads to.
     pub state: StateId,
+    /// What the data is as one object, by its maker's word; `None` where the layer has none.
+    pub object: Option<ObjectId>,
     /// The blobs.
     pub blobs: Vec<BlobRef>,
     /// The chunks; a prefix names only chunks before its own.
@@ -155,10 +158,11 @@ pub enum PackFault {
 }
 
 impl Pack {
-    fn new(state: StateId) -> Self {
+    fn new(state: StateId, object: Option<ObjectId>) -> Self {
         Self {
             kind: TYPE.to_owned(),
             state,
+            object,
             blobs: Vec::new(),
             chunks: Vec::new(),
             index: Vec::new(),

@@ -48,6 +48,7 @@ pub mod journal;
 pub mod lease;
 mod lock;
 pub mod objects;
+mod partials;
 pub mod refs;
 mod reserve;
 pub mod results;
@@ -137,6 +138,8 @@ pub struct Data {
     pub object: ObjectId,
     /// Where it lies.
     pub path: PathBuf,
+    /// The socket where the blocks are asked for that are not in the file yet; `None` where all are.
+    pub fetched_at: Option<PathBuf>,
 }
 
 /// An open store.
@@ -270,6 +273,30 @@ impl Store {
         Ok(journal::append(&*self.medium, &self.journal(), &records)?)
     }
 
+    /// Records a result that came from elsewhere, with the layers of its chain that were not here.
+    /// Everything that they name must be durable, and held by a lease that outlives the call.
+    ///
+    /// # Errors
+    /// Where the journal cannot be written.
+    pub fn record_all(
+        &self,
+        placements: &[Placement],
+        result: &ActionResult,
+    ) -> Result<(), StoreError> {
+        let mut records: Vec<_> = placements.iter().cloned().map(Record::Placement).collect();
+        records.push(Record::Result(result.clone()));
+        Ok(journal::append(&*self.medium, &self.journal(), &records)?)
+    }
+
+    /// Notes where a layer lies, in place of what was noted before.
+    ///
+    /// # Errors
+    /// Where the journal cannot be written.
+    pub fn place(&self, placement: &Placement) -> Result<(), StoreError> {
+        let records = [Record::Placement(placement.clone())];
+        Ok(journal::append(&*self.medium, &self.journal(), &records)?)
+    }
+
     /// Forgets a state whose layer is missing or damaged, and with it all that stands on it.
     ///
     /// # Errors
@@ -279,12 +306,17 @@ impl Store {
         Ok(journal::append(&*self.medium, &self.journal(), &records)?)
     }
 
-    /// The files of a state's chain, base first.
+    /// The files of a state's chain, base first; what is not here whole is fetched at a socket.
     ///
     /// # Errors
     /// [`StoreError::MissingLayer`] where a layer has no placement, or an object of it is gone that
     /// cannot be fetched.
-    pub fn chain(&self, results: &Results, state: StateId) -> Result<Vec<LayerFiles>, StoreError> {
+    pub fn chain(
+        &self,
+        results: &Results,
+        state: StateId,
+        socket: Option<&Path>,
+    ) -> Result<Vec<LayerFiles>, StoreError> {
         let objects = self.objects();
         let mut chain = Vec::new();
         let mut next = Some(state);
@@ -295,11 +327,19 @@ impl Store {
                 return Err(StoreError::MissingLayer { state });
             };
             let index = objects.path(placement.index);
-            let data = placement.data.map(|object| Data { object, path: objects.path(object) });
-            let needs_data = placement.pack.is_none();
-            let lacks_data = data.as_ref().is_some_and(|data| !data.path.exists());
-            if !index.exists() || needs_data && lacks_data {
+            let data = placement.data.map(|object| {
+                let (path, mut fetched_at) = (objects.path(object), None);
+                if path.exists() {
+                    return Data { object, path, fetched_at };
+                }
+                fetched_at = socket.map(Path::to_owned);
+                Data { object, path: self.partial().join(state.to_string()), fetched_at }
+            });
+            let partly = data.as_ref().is_some_and(|data| !objects.has(data.object));
+            if !index.exists() || partly && placement.pack.is_none() {
                 lowest = Some(state);
+            } else if partly && socket.is_some() {
+                self.partial_file(state, placement.size)?;
             }
             chain.push(LayerFiles { state, index, data });
             next = placement.parent;
@@ -324,7 +364,7 @@ impl Store {
     pub fn pin(&self, name: &PinName, pin: &Pin) -> Result<(), StoreError> {
         // Nothing is removed between the look at the state and the pin.
         let _shared = lock::shared(&self.work().join(lease::GC), self.access)?;
-        self.chain(&self.results()?, pin.state).map_err(|error| match error {
+        self.chain(&self.results()?, pin.state, None).map_err(|error| match error {
             StoreError::MissingLayer { .. } => PinError::NoState { state: pin.state }.into(),
             error => error,
         })?;

@@ -4,7 +4,7 @@
 //! what is there: a block is there if its bytes have its hash. So a fetch may be killed anywhere, and
 //! is gone on with by whoever comes next.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -19,6 +19,7 @@ use super::{Pack, Piece};
 use crate::digest::Digest;
 use crate::disk::layer::{BLOCK, BLOCK_LEN};
 use crate::files::{Context, FileError};
+use crate::remote::BlobId;
 
 /// Stretches of a blob that are fetched at one time.
 const FETCHES: usize = 8;
@@ -37,11 +38,19 @@ pub enum PartialError {
 }
 
 /// A layer whose data is here, from which blocks of the same bytes are copied.
-pub struct Twin<'a> {
+pub struct Twin {
+    /// Its pack.
+    pub pack: Pack,
     /// The hashes of its data blocks.
-    pub hashes: &'a [Digest],
+    pub hashes: Vec<Digest>,
     /// Its data.
     pub data: File,
+}
+
+/// A twin, and where its pack's chunks are used in it.
+struct Known {
+    data: File,
+    chunks: HashMap<(BlobId, u64), Vec<Use>>,
 }
 
 /// A part of a chunk that is used, and the first data block that it is.
@@ -61,27 +70,57 @@ pub struct Partial {
     chunks: Vec<(Vec<Use>, Mutex<bool>)>,
     /// First block of each piece of the data.
     starts: Vec<u64>,
+    twins: Vec<Known>,
+    /// Where twins have a block of some bytes: the twin's number, and its data block.
+    copies: HashMap<Digest, (usize, u64)>,
     fetched: AtomicU64,
+}
+
+/// Where the chunks of a pack are used in its layer's data.
+fn uses(pack: &Pack) -> Vec<Vec<Use>> {
+    let mut chunks: Vec<Vec<Use>> = vec![Vec::new(); pack.chunks.len()];
+    let mut block = 0;
+    for &piece in &pack.data {
+        chunks[piece.chunk as usize].push(Use { piece, block });
+        block += u64::from(piece.len) / BLOCK;
+    }
+    chunks
 }
 
 impl Partial {
     /// Goes on with a file, which may be new. `hashes` are those of the layer's index; `None` where
     /// the pack is of another number of blocks.
     #[must_use]
-    pub fn new(pack: Pack, hashes: Vec<Digest>, file: File, path: PathBuf) -> Option<Self> {
+    pub fn new(
+        pack: Pack,
+        hashes: Vec<Digest>,
+        file: File,
+        path: PathBuf,
+        twins: Vec<Twin>,
+    ) -> Option<Self> {
         if pack.data_len() != hashes.len() as u64 * BLOCK {
             return None;
         }
-        let mut chunks: Vec<(Vec<Use>, Mutex<bool>)> =
-            pack.chunks.iter().map(|_| Default::default()).collect();
-        let (mut starts, mut block) = (Vec::with_capacity(pack.data.len()), 0);
-        for &piece in &pack.data {
-            chunks[piece.chunk as usize].0.push(Use { piece, block });
-            starts.push(block);
+        let chunks = uses(&pack).into_iter().map(|used| (used, Mutex::default())).collect();
+        let mut block = 0;
+        let starts = pack.data.iter().map(|piece| {
             block += u64::from(piece.len) / BLOCK;
+            block - u64::from(piece.len) / BLOCK
+        });
+        let starts = starts.collect();
+        let wanted: HashSet<&Digest> = hashes.iter().collect();
+        let mut copies = HashMap::new();
+        for (number, twin) in twins.iter().enumerate() {
+            let theirs = twin.hashes.iter().zip(0..).filter(|(hash, _)| wanted.contains(hash));
+            copies.extend(theirs.map(|(hash, block)| (*hash, (number, block))));
         }
+        let twins = twins.into_iter().map(|twin| {
+            let places = (0..twin.pack.chunks.len()).map(|chunk| twin.pack.place(chunk));
+            Known { chunks: places.zip(uses(&twin.pack)).collect(), data: twin.data }
+        });
+        let twins = twins.collect();
         let (reader, fetched) = (ChunkReader::new(pack), AtomicU64::new(0));
-        Some(Self { reader, hashes, file, path, chunks, starts, fetched })
+        Some(Self { reader, hashes, file, path, chunks, starts, twins, copies, fetched })
     }
 
     /// Bytes that came from sources so far, packed.
@@ -96,24 +135,38 @@ impl Partial {
         self.hashes.len() as u64
     }
 
-    /// Copies all blocks that another layer has as well; gives their number.
-    ///
-    /// # Errors
-    /// Where one of the files cannot be read or written.
-    pub fn copy_from(&self, twin: &Twin<'_>) -> Result<u64, FileError> {
-        let theirs: HashMap<&Digest, u64> = twin.hashes.iter().zip(0..).collect();
-        let mut copied = 0;
+    /// Copies a chunk's blocks from twins, if they have all of them.
+    fn copy(&self, number: u32) -> bool {
         let mut block = vec![0; BLOCK_LEN];
-        for (hash, at) in self.hashes.iter().zip(0..) {
-            let Some(&there) = theirs.get(hash) else { continue };
-            twin.data.read_exact_at(&mut block, there * BLOCK).context("read", &self.path)?;
-            // A damaged twin is no reason to fail: the block is fetched like any other.
-            if Digest::of(&block) == *hash {
-                self.file.write_all_at(&block, at * BLOCK).context("write", &self.path)?;
-                copied += 1;
+        self.chunks[number as usize].0.iter().all(|used| {
+            let blocks = used.block..used.block + u64::from(used.piece.len) / BLOCK;
+            blocks.into_iter().all(|at| {
+                let Some(&(twin, there)) = self.copies.get(&self.hash_of(at)) else { return false };
+                let read = self.twins[twin].data.read_exact_at(&mut block, there * BLOCK);
+                // A damaged twin is no reason to fail: what it lacks is fetched like the rest.
+                read.is_ok()
+                    && Digest::of(&block) == self.hash_of(at)
+                    && self.file.write_all_at(&block, at * BLOCK).is_ok()
+            })
+        })
+    }
+
+    /// An unpacked chunk, put together from a twin all of whose data is here.
+    fn here(&self, number: u32) -> Option<Vec<u8>> {
+        let place = self.reader.pack().place(number as usize);
+        let raw = self.reader.pack().chunks[number as usize].raw as usize;
+        self.twins.iter().find_map(|twin| {
+            let mut bytes = vec![0; raw];
+            let mut covered = 0;
+            for used in twin.chunks.get(&place)? {
+                let (from, len) = (used.piece.start as usize, used.piece.len as usize);
+                let part = bytes.get_mut(from..from + len)?;
+                twin.data.read_exact_at(part, used.block * BLOCK).ok()?;
+                covered += len;
             }
-        }
-        Ok(copied)
+            // What a prefix has wrong shows in the blocks that are unpacked behind it.
+            (covered == raw).then_some(bytes)
+        })
     }
 
     /// Fetches what is missing of a range of data blocks, with all that travels with it.
@@ -180,7 +233,8 @@ impl Partial {
                 let frame = frames.remove(&number);
                 let len = frame.as_ref().map_or(0, Vec::len) as u64;
                 self.fetched.fetch_add(len, Ordering::Relaxed);
-                let chunk = self.reader.chunk(source, place, number, frame)?;
+                let here = |number| self.here(number);
+                let chunk = self.reader.chunk(source, place, number, frame, &here)?;
                 if !self.is_right(number, &chunk) {
                     return Ok(None);
                 }
@@ -224,6 +278,7 @@ impl Partial {
                         .zip(blocks)
                         .all(|(at, block)| Digest::of(block) == self.hash_of(at))
             });
+            *there = *there || self.copy(number);
         }
         *there
     }
@@ -243,6 +298,13 @@ impl Partial {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether nothing is missing, as far as it was looked at.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let there = |chunk: &Mutex<bool>| *chunk.lock().unwrap_or_else(PoisonError::into_inner);
+        self.chunks.iter().all(|(uses, chunk)| uses.is_empty() || there(chunk))
     }
 
     /// Makes the file durable.

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Pack, Piece, codec};
 use crate::remote::BlobRef;
@@ -61,6 +61,9 @@ struct Kept {
     bytes: usize,
 }
 
+/// Finds an unpacked chunk that is here already, by its number.
+pub(super) type Here<'a> = dyn Fn(u32) -> Option<Vec<u8>> + Sync + 'a;
+
 /// Reads chunks of one pack.
 pub struct ChunkReader {
     pack: Pack,
@@ -96,7 +99,7 @@ impl ChunkReader {
             let mut bytes = Vec::new();
             for piece in &self.pack.index {
                 let frame = frames.remove(&piece.chunk);
-                let chunk = self.chunk(source, place, piece.chunk, frame)?;
+                let chunk = self.chunk(source, place, piece.chunk, frame, &|_| None)?;
                 bytes.extend_from_slice(part(&chunk, *piece));
             }
             Ok(is_right(&bytes).then_some(bytes))
@@ -123,7 +126,7 @@ impl ChunkReader {
                 Err(error) => last = error,
             }
             // What one place had wrong must not be taken for what the next one has.
-            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
+            *self.lock() = Kept::default();
         }
         Err(last)
     }
@@ -184,7 +187,8 @@ impl ChunkReader {
         stretches
     }
 
-    /// One chunk, unpacked, with its frame where that has come already.
+    /// One chunk, unpacked, with its frame where that has come already; what it stands on may be
+    /// `here`.
     ///
     /// # Errors
     /// Where it, or what it stands on, cannot be had or unpacked.
@@ -194,10 +198,10 @@ impl ChunkReader {
         place: usize,
         number: u32,
         frame: Option<Vec<u8>>,
+        here: &Here<'_>,
     ) -> Result<Arc<Vec<u8>>, ReadError> {
-        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = kept().chunks.get(&number) {
-            return Ok(Arc::clone(known));
+        if let Some(known) = self.known(number) {
+            return Ok(known);
         }
         let chunk = &self.pack.chunks[number as usize];
         let frame = match frame {
@@ -210,13 +214,25 @@ impl ChunkReader {
         // A prefix names earlier chunks only, so this ends; how deep it goes is bounded.
         let mut prefix = Vec::new();
         for &piece in &chunk.prefix {
-            let below = self.chunk(source, place, piece.chunk, None)?;
+            let below = match self.known(piece.chunk).or_else(|| here(piece.chunk).map(Arc::new)) {
+                Some(known) => known,
+                None => self.chunk(source, place, piece.chunk, None, here)?,
+            };
+            self.lock().keep(piece.chunk, &below);
             prefix.extend_from_slice(part(&below, piece));
         }
         let bytes = codec::decompress(&frame, &prefix, chunk.raw as usize);
         let bytes = Arc::new(bytes.map_err(ReadError::Damaged)?);
-        kept().keep(number, &bytes);
+        self.lock().keep(number, &bytes);
         Ok(bytes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self, number: u32) -> Option<Arc<Vec<u8>>> {
+        self.lock().chunks.get(&number).map(Arc::clone)
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::{Chunk, LEVEL, MAX_DEPTH, Pack, Piece, codec, push_piece};
-use crate::digest::{Digest, StateId};
+use crate::digest::{Digest, ObjectId, StateId};
 use crate::disk::layer::{BLOCK, BLOCK_LEN, Change, LayerIndex};
 use crate::files::{Context, FileError};
 use crate::remote::{BlobId, BlobRef};
@@ -34,7 +34,7 @@ pub struct Reference<'a> {
     pub index: LayerIndex,
     /// The same, encoded.
     pub encoded: Vec<u8>,
-    /// Its data blocks; `None` where it has none.
+    /// Its data blocks; `None` where they are not here: then only the same blocks are shared.
     pub data: Option<&'a File>,
 }
 
@@ -76,12 +76,12 @@ pub fn write<E: miette::Diagnostic + Send + 'static>(
     state: StateId,
     index: &LayerIndex,
     encoded: &[u8],
-    data: Option<(&File, &Path)>,
+    data: Option<(ObjectId, &File, &Path)>,
     references: &[Reference<'_>],
     sink: &mut dyn FnMut(BlobRef, Vec<u8>) -> Result<(), E>,
 ) -> Result<Pack, WriteError<E>> {
     let mut writer = Writer {
-        pack: Pack::new(state),
+        pack: Pack::new(state, data.map(|(object, ..)| object)),
         references: references.iter().map(Known::new).collect(),
         depths: Vec::new(),
         places: HashMap::new(),
@@ -91,7 +91,7 @@ pub fn write<E: miette::Diagnostic + Send + 'static>(
         sink,
     };
     writer.index(encoded)?;
-    if let Some((file, path)) = data {
+    if let Some((_, file, path)) = data {
         writer.data(index, file, path)?;
     }
     writer.flush()?;
@@ -314,7 +314,7 @@ impl<E: miette::Diagnostic + Send + 'static> Writer<'_, E> {
     /// What an older layer has at an address, in a chunk that others may stand on.
     fn older(&self, address: u64) -> Option<Old> {
         self.references.iter().enumerate().find_map(|(number, known)| {
-            let block = known.at(address)?;
+            let block = known.at(address).filter(|_| known.reference.data.is_some())?;
             let depth = known.depths[known.piece(block).chunk as usize];
             (depth < MAX_DEPTH).then_some(Old::Data { reference: number, block })
         })

@@ -78,6 +78,22 @@ impl Objects {
         hasher.update_mmap_rayon(self.path(id)).is_ok() && Digest::from(hasher.finalize()) == id.0
     }
 
+    /// Makes an object of a whole and durable file of the same file system, which goes away.
+    ///
+    /// # Errors
+    /// Where it cannot be put in place.
+    pub(super) fn adopt(&self, id: ObjectId, file: &Path) -> Result<(), FileError> {
+        let target = self.path(id);
+        let directory = target.parent().expect("an object lies in a directory");
+        let new_directory = !directory.exists();
+        self.access.directory(directory, 0o755)?;
+        if new_directory {
+            self.medium.sync_directory(&self.root).context("sync", &self.root)?;
+        }
+        self.medium.rename(file, &target).context("rename into place", &target)?;
+        self.medium.sync_directory(directory).context("sync", directory)
+    }
+
     /// Removes an object, which nothing may name any more.
     ///
     /// # Errors
@@ -174,7 +190,6 @@ impl ObjectWriter {
         let id = ObjectId(self.hasher.finish());
         // First of all: one that is there already may be about to be removed.
         lease.hold([Held::Object(id)])?;
-        let target = self.objects.path(id);
         let medium = &*self.objects.medium;
         // What is damaged under its name is replaced: it may be why the bytes were made again.
         if self.objects.is_whole(id) {
@@ -182,15 +197,8 @@ impl ObjectWriter {
             self.objects.settle(id)?;
             return Ok(id);
         }
-        let directory = target.parent().expect("an object lies in a directory").to_owned();
-        let new_directory = !directory.exists();
-        self.objects.access.directory(&directory, 0o755)?;
-        if new_directory {
-            medium.sync_directory(&self.objects.root).context("sync", &self.objects.root)?;
-        }
         medium.sync(&self.file, &self.path).context("sync", &self.path)?;
-        medium.rename(&self.path, &target).context("rename into place", &target)?;
-        medium.sync_directory(&directory).context("sync", &directory)?;
+        self.objects.adopt(id, &self.path)?;
         Ok(id)
     }
 

@@ -294,17 +294,6 @@ impl Refs {
         serde_json::from_slice(&read_bounded(&path, LIMIT).ok()?).ok()
     }
 
-    /// The images about whose last build something is noted, in the order of their names.
-    #[must_use]
-    pub fn images(&self) -> Vec<ImageName> {
-        let entries = std::fs::read_dir(self.root.join("images")).into_iter().flatten().flatten();
-        // Whatever has no image's name is a note that was not finished.
-        let name = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
-        let mut names: Vec<ImageName> = entries.filter_map(name).collect();
-        names.sort_unstable();
-        names
-    }
-
     /// Notes something about an image's last build.
     ///
     /// # Errors
