@@ -82,6 +82,19 @@ mod tests {
         let image =
             |image: &str, bytes, alone| ImageUsage { image: image.parse().unwrap(), bytes, alone };
         let images = [image("web", 3 << 30, 1 << 29), image("db", 2 << 30, 0)];
-        insta::assert_snapshot!(table(&usage, &images), @"");
+        insta::assert_snapshot!(table(&usage, &images), @r#"
+    bases           3.00 GiB  1 layer
+    layers          1.00 GiB  4 layers
+    records          2.0 MiB  9 objects
+    unreferenced         0 B  0 objects
+    partial          5.0 MiB  1 layer
+    running builds     4 KiB
+    downloads            0 B
+    logs               9 KiB
+    total           4.01 GiB
+
+    web  3.00 GiB  512.0 MiB of it in no other image
+    db   2.00 GiB  0 B of it in no other image
+    "#);
     }
 }

@@ -116,12 +116,12 @@ fn as_text(
         (swept.logs, "log"),
         (swept.downloads, "download"),
         (swept.partial, "partial layer"),
-        (swept.outputs, "ref of a gone output"),
+        (swept.outputs, "lost output"),
     ];
     let parts: Vec<_> = parts
         .iter()
         .filter(|(number, _)| *number > 0)
-        .map(|(number, what)| count(*number, what).replace("outputs", "output"))
+        .map(|(number, what)| count(*number, what))
         .collect();
     if !parts.is_empty() {
         let _ = writeln!(text, "swept {}, {}", parts.join(", "), size(swept.bytes));
@@ -184,6 +184,14 @@ mod tests {
         collected.unmet.clear();
         (collected.swept.logs, collected.swept.outputs, collected.swept.bytes) = (1, 2, 9000);
         let second = text(&collected, false);
-        insta::assert_snapshot!(format!("{first}---\n{second}"), @"");
+        insta::assert_snapshot!(format!("{first}---\n{second}"), @r#"
+    web/seal  456cf7f1bcf2  3.0 MiB  11 days  not used for longer than `age`
+    web/seal  456cf7f1bcf2  3.0 MiB  2 days   the store is larger than `size`
+    would remove 2 states and 7 objects, 6.0 MiB; 1.00 GiB stay
+    still, the store is larger than `size`: the rest is kept by pins, outputs, last builds and running builds
+    ---
+    removed 0 states and 7 objects, 6.0 MiB; 1.00 GiB stay
+    swept 1 log, 2 lost outputs, 9 KiB
+    "#);
     }
 }

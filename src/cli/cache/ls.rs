@@ -165,6 +165,12 @@ mod tests {
         let pin = Pin { state, what: "web/seal".to_owned(), at: 1_090_000 };
         let pins = [PinRow { name: "release-1", pin: &pin }];
         let rows = [row(&["web/seal", "x/seal"], &["pin release-1", "in use"]), row(&[], &[])];
-        insta::assert_snapshot!(table(&rows, &pins, 1_090_010), @"");
+        insta::assert_snapshot!(table(&rows, &pins, 1_090_010), @r#"
+    step           key           state            size  made  used  kept for
+    web/seal (+1)  ff8e2bab3b26  456cf7f1bcf2  7.0 MiB  25 h  2 h   pin release-1, in use, impure
+    -              ff8e2bab3b26  456cf7f1bcf2  7.0 MiB  25 h  2 h   data on a remote, signed by 0A1B
+
+    pin release-1  456cf7f1bcf2  web/seal  now
+    "#);
     }
 }

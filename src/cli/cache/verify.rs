@@ -88,7 +88,7 @@ fn as_text(verified: &Verified, repaired: &Repaired, lost: &[String]) -> String 
         let _ = write!(text, ", the data of {} on a remote", count(verified.remote, "layer"));
     }
     text.push_str(if verified.is_good() { ": all good\n" } else { "\n" });
-    if *repaired != Repaired::default() {
+    if repaired.forgotten + repaired.removed + repaired.dropped.len() > 0 {
         let states = count(repaired.dropped.len(), "state");
         let (results, objects) =
             (count(repaired.forgotten, "result"), count(repaired.removed, "object"));
@@ -160,6 +160,19 @@ mod tests {
             as_text(&bad, &repaired, &["release".to_owned()]),
             as_text(&none, &moved, &[]),
         ];
-        insta::assert_snapshot!(texts.join("---\n"), @"");
+        insta::assert_snapshot!(texts.join("---\n"), @r#"
+    3 layers, 5.0 MiB read: all good
+    ---
+    the object 94aa73e5d53d of the layer of state 3d1d92230feb has not the bytes that its name says
+    the object 94aa73e5d53d of a result of state 3d1d92230feb is not there
+    the journal has 1 damaged record, and 12 bytes behind its end
+    1 layer, 0 B read, the data of 1 layer on a remote
+    dropped 1 state and 2 results, removed 1 object
+    what the pin `release` keeps is not in the store
+    ---
+    the journal of results is none
+    0 layers, 0 B read
+    moved the journal to `/c/results.damaged-7`
+    "#);
     }
 }
