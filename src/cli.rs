@@ -2,6 +2,7 @@
 
 mod bases;
 mod build;
+mod cache;
 mod check;
 mod doctor;
 mod import;
@@ -29,6 +30,7 @@ use crate::plan::{Actions, History, NOT_LOCKED, Plan};
 use crate::recipe::{Base, Fetch, Origin};
 use crate::resolve::ResolveError;
 use crate::store::results::Results;
+use crate::store::refs::PinError;
 use crate::store::{Store, StoreError};
 use crate::workspace::{self, Workspace, WorkspaceError};
 
@@ -62,6 +64,8 @@ enum Command {
     Bases(bases::Bases),
     /// Show what a step printed when it last ran.
     Log(log::Log),
+    /// Look at the store, and decide what stays there.
+    Cache(cache::Cache),
     /// Make a recipe of what another tool reads.
     Import(import::Import),
     /// Look at what this host lacks.
@@ -95,6 +99,24 @@ enum CliError {
     #[error("`{name}` has not run yet")]
     #[diagnostic(code(kiln::cli::no_log), help("steps that only change files print nothing"))]
     NoLog { name: String },
+    #[error("there is no store at `{}`", path.display())]
+    #[diagnostic(
+        code(kiln::cli::no_store),
+        help("`kiln build` makes it; `--store` names another one")
+    )]
+    NoStore { path: PathBuf },
+    #[error("`{what}` names nothing in the store")]
+    #[diagnostic(code(kiln::cli::nothing_named), help("{help}"))]
+    NothingNamed { what: String, help: String },
+    #[error("several states start with `{digits}`")]
+    #[diagnostic(code(kiln::cli::ambiguous_state), help("write more of its digits"))]
+    AmbiguousState { digits: String },
+    #[error("{found} in the store cannot be used")]
+    #[diagnostic(
+        code(kiln::cli::damaged_store),
+        help("`kiln cache verify --repair` drops it, and the next build makes it again")
+    )]
+    DamagedStore { found: String },
     #[error(transparent)]
     #[diagnostic(transparent)]
     Store(#[from] StoreError),
@@ -183,15 +205,22 @@ impl CliError {
         match self {
             Self::Resolve(ResolveError::Fetch(FetchError::Interrupted)) => Exit::Interrupted,
             Self::Resolve(ResolveError::Fetch(error)) if error.is_of_host() => Exit::Host,
+            Self::Store(StoreError::Pin(PinError::Unknown { .. } | PinError::NoState { .. })) => {
+                Exit::Recipe
+            }
             Self::Workspace(WorkspaceError::Io { .. })
             | Self::Store(_)
+            | Self::NoStore { .. }
+            | Self::DamagedStore { .. }
             | Self::File(_)
             | Self::Import { .. }
             | Self::NotReady
             | Self::NoInstaller
             | Self::Install { .. }
             | Self::Resolve(ResolveError::File(_) | ResolveError::NoVerifier) => Exit::Host,
-            Self::Workspace(_)
+            Self::NothingNamed { .. }
+            | Self::AmbiguousState { .. }
+            | Self::Workspace(_)
             | Self::Resolve(_)
             | Self::Mistakes(_)
             | Self::UnknownImage(_)
@@ -223,6 +252,7 @@ pub fn main() -> ExitCode {
         Command::Lock(command) => command.run(&place),
         Command::Bases(command) => command.run(&place),
         Command::Log(command) => command.run(&place),
+        Command::Cache(command) => command.run(&place),
         Command::Import(command) => command.run(),
         Command::Doctor(command) => command.run(&place),
         Command::Completions { shell } => {

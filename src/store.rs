@@ -53,8 +53,11 @@ pub mod refs;
 mod reserve;
 pub mod results;
 pub mod retention;
-mod roots;
+pub mod roots;
+#[cfg(test)]
+mod samples;
 pub mod site;
+pub mod survey;
 mod sweep;
 pub mod verify;
 pub mod work;
@@ -202,6 +205,7 @@ impl Store {
         files::replace(medium, &root.join("CACHEDIR.TAG"), TAG.as_bytes())?;
         // A record may be appended only to a journal whose name is durable.
         journal::create(medium, &store.journal())?;
+        reserve::ensure(&store)?;
         // Last, so that a store whose making was cut short is made again.
         files::replace(medium, &root.join("format"), FORMAT.as_bytes())?;
         Ok(store)

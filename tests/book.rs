@@ -13,7 +13,10 @@ use std::process::Command;
 use walkdir::WalkDir;
 
 /// The commands of the program, hidden ones excepted.
-const COMMANDS: &[&str] = &["build", "plan", "check", "lock", "bases", "log", "import", "doctor"];
+const COMMANDS: &[&str] =
+    &["build", "plan", "check", "lock", "bases", "log", "cache", "import", "doctor"];
+/// Those that stand behind another one.
+const INNER: &[&str] = &["cache ls", "cache du", "cache verify", "cache gc", "cache pin"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -52,6 +55,16 @@ fn kiln(arguments: &[&str]) -> String {
         .expect("kiln runs");
     assert!(output.status.success(), "kiln {arguments:?}");
     String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// All commands, each as one text.
+fn commands() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().chain(INNER).copied()
+}
+
+/// What a command says of itself.
+fn help(command: &str) -> String {
+    kiln(&command.split(' ').chain(["--help"]).collect::<Vec<_>>())
 }
 
 /// The long flags that a text names.
@@ -122,8 +135,8 @@ fn every_recipe_shown_is_a_file() {
 #[test]
 fn the_help_texts() {
     let mut text = kiln(&["--help"]);
-    for command in COMMANDS {
-        write!(text, "\n--- {command}\n{}", kiln(&[command, "--help"])).expect("a string");
+    for command in commands() {
+        write!(text, "\n--- {command}\n{}", help(command)).expect("a string");
     }
     insta::assert_snapshot!(text);
 }
@@ -132,34 +145,36 @@ fn the_help_texts() {
 fn every_command_and_flag_is_in_the_command_line_page() {
     let page = fs::read_to_string(root().join("book/src/reference/command-line.md"))
         .expect("the page of the command line");
-    let help = kiln(&["--help"]);
-    let commands = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next());
-    let known: Vec<&str> = commands
-        .expect("a list of commands")
-        .lines()
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|&command| command != "help")
-        .collect();
-    assert_eq!(known, COMMANDS);
+    let listed = |help: String| -> Vec<String> {
+        let list = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next());
+        let lines = list.unwrap_or_default().lines();
+        let words = lines.filter_map(|line| line.split_whitespace().next());
+        words.filter(|&command| command != "help").map(str::to_owned).collect()
+    };
+    let general = kiln(&["--help"]);
+    assert_eq!(listed(general.clone()), COMMANDS);
+    let of = |outer: &str, inner: String| format!("{outer} {inner}");
+    let inner = COMMANDS
+        .iter()
+        .flat_map(|outer| listed(help(outer)).into_iter().map(move |inner| of(outer, inner)));
+    assert_eq!(inner.collect::<Vec<_>>(), INNER);
     let section = |title: &str| {
         let title = format!("\n## {title}\n");
         let rest = page.split(&title).nth(1).unwrap_or_else(|| panic!("no section{title}"));
         rest.split("\n## ").next().unwrap_or_default()
     };
-    let everywhere = flags(&help);
+    let everywhere = flags(&general);
     assert_eq!(flags(section("Everywhere")), everywhere);
-    for command in COMMANDS {
-        let own: BTreeSet<_> =
-            flags(&kiln(&[command, "--help"])).difference(&everywhere).cloned().collect();
+    for command in commands() {
+        let own: BTreeSet<_> = flags(&help(command)).difference(&everywhere).cloned().collect();
         assert_eq!(flags(section(&format!("`kiln {command}`"))), own, "{command}");
     }
 }
 
 #[test]
 fn every_command_shown_exists() {
-    let known: BTreeSet<String> = COMMANDS
-        .iter()
-        .flat_map(|command| flags(&kiln(&[command, "--help"])))
+    let known: BTreeSet<String> = commands()
+        .flat_map(|command| flags(&help(command)))
         .chain(flags(&kiln(&["--help"])))
         .collect();
     let readme = fs::read_to_string(root().join("README.md")).expect("a README");

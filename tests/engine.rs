@@ -9,6 +9,8 @@ mod space;
 
 #[path = "engine/builds.rs"]
 mod builds;
+#[path = "engine/collect.rs"]
+mod collect;
 #[path = "engine/damage.rs"]
 mod damage;
 #[path = "engine/properties.rs"]

@@ -13,10 +13,14 @@ use kiln::disk::layer::{self, BLOCK_LEN, Change, Extent, LayerIndex};
 use kiln::disk::state::DiskState;
 use kiln::files::{self, Host, Medium, Stamp};
 use kiln::name::ImageName;
+use kiln::recipe::Retention;
+use kiln::store::gc;
+use kiln::store::lease::Held;
 use kiln::store::objects::Readers;
-use kiln::store::refs::OutputRecord;
+use kiln::store::refs::{Built, OutputRecord, Pin};
 use kiln::store::results::{ActionResult, Placement};
-use kiln::store::{Store, StoreError};
+use kiln::store::work::Work;
+use kiln::store::{Store, StoreError, verify};
 
 /// Where in an operation the medium stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +143,10 @@ impl FaultyMedium {
                     Pending::Created { path } => drop(fs::remove_file(path)),
                     Pending::Removed { path, old } => fs::write(path, old).unwrap(),
                     Pending::Renamed { from, to, old } => {
-                        fs::rename(&to, from).unwrap();
+                        // The directory that it came from may be gone with its build.
+                        if fs::rename(&to, from).is_err() {
+                            fs::remove_file(&to).unwrap();
+                        }
                         if let Some(old) = old {
                             fs::write(to, old).unwrap();
                         }
@@ -234,17 +241,17 @@ fn image() -> ImageName {
 /// Stores one layer and its result: object, then result.
 fn layer(
     store: &Store,
-    work: &Path,
+    work: &Work,
     version: u8,
     number: u8,
     parent: Option<StateId>,
 ) -> Result<StateId, StoreError> {
-    let objects = store.objects();
+    let (objects, lease, work) = (store.objects(), work.lease(), work.path());
     let block = [version.wrapping_mul(16) + number + 1; BLOCK_LEN];
     let mut writer = objects.writer(work, "layer", Readers::Group)?;
     writer.write(&block[..1000])?;
     writer.write(&block[1000..])?;
-    let data = writer.finish()?;
+    let data = writer.finish(lease)?;
     let index = LayerIndex {
         parent,
         virtual_size: 1 << 20,
@@ -253,8 +260,8 @@ fn layer(
     }
     .encode();
     let state = layer::state_id(&index);
-    let index = objects.put(work, &index, Readers::All)?;
-    let manifest = objects.put(work, &[version, number], Readers::All)?;
+    let index = objects.put(lease, work, &index, Readers::All)?;
+    let manifest = objects.put(lease, work, &[version, number], Readers::All)?;
     let placement =
         Placement { state, parent, index, data: Some(data), size: BLOCK_LEN as u64, pack: None };
     let result = ActionResult {
@@ -271,6 +278,7 @@ fn layer(
         at: 0,
         signer: None,
     };
+    lease.hold([Held::State(state)])?;
     store.record(Some(&placement), &result)?;
     Ok(state)
 }
@@ -278,14 +286,12 @@ fn layer(
 /// A build: two layers, then the refs.
 fn build(root: &Path, medium: Arc<dyn Medium>, version: u8) -> Result<StateId, StoreError> {
     let store = Store::open_with(root, medium)?;
-    let work = root.join("work/build");
-    // As a build does with the directory of one that was killed.
-    let _ = fs::remove_dir_all(&work);
-    fs::create_dir(&work).unwrap();
+    let work = Work::new(&store)?;
     let base = layer(&store, &work, version, 0, None)?;
     let state = layer(&store, &work, version, 1, Some(base))?;
     store.refs().set_output(&record(version, state))?;
     store.refs().set_image(&image(), &vec![state])?;
+    store.refs().note_build(&image(), Built { at: u64::from(version), state, sealed: true })?;
     Ok(state)
 }
 
@@ -425,5 +431,186 @@ fn a_replaced_file_is_the_old_or_the_new() {
             files::replace(&Host, &path, &new).unwrap();
             assert_eq!(fs::read(&path).unwrap(), new);
         }
+    });
+}
+
+/// Keeps what is pinned and built last.
+fn harsh() -> Retention {
+    Retention { size: Some(0), ..Retention::default() }
+}
+
+/// A store with three builds: one is pinned, one was the last, one may go.
+fn three(root: &Path) -> [StateId; 3] {
+    let whole = || FaultyMedium::new(None, Moment::Before);
+    let states = [1, 2, 3].map(|version| build(root, whole(), version).unwrap());
+    let store = Store::open(root).unwrap();
+    let pin = Pin { state: states[0], what: String::new(), at: 7 };
+    store.pin(&"first".parse().unwrap(), &pin).unwrap();
+    states
+}
+
+/// What a collection must have kept.
+fn check_kept(store: &Store, [pinned, _, last]: [StateId; 3]) {
+    check_results(store);
+    check_refs(store);
+    let results = store.results().unwrap();
+    for state in [pinned, last] {
+        assert!(store.chain(&results, state).is_ok());
+    }
+    assert_eq!(store.refs().pins().unwrap().len(), 1);
+}
+
+fn object_count(store: &Store) -> usize {
+    gc::collect(store, &Retention::default(), 1).unwrap();
+    kiln::store::inventory::Inventory::read(store).unwrap().objects.len()
+}
+
+#[test]
+fn a_collection_that_crashes_at_any_operation_loses_nothing_kept() {
+    at_every_operation(|medium, loss| {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("store");
+        let states = three(&root);
+        let store = Store::open_with(&root, Arc::clone(medium) as _).unwrap();
+        let collected = gc::collect(&store, &harsh(), 1);
+        assert_eq!(collected.is_err(), medium.stopped());
+        medium.lose(loss);
+        let store = Store::open(&root).unwrap();
+        check_kept(&store, states);
+        // The next one ends what this one began.
+        gc::collect(&store, &harsh(), 1).unwrap();
+        check_kept(&store, states);
+        let results = store.results().unwrap();
+        assert!(results.placement(states[1]).is_none());
+        assert_eq!(results.placements().count(), 4);
+        assert_eq!(object_count(&store), 12, "two chains of two layers, three objects each");
+        let again = build(&root, FaultyMedium::new(None, Moment::Before), 2).unwrap();
+        assert_eq!(again, states[1]);
+        check_results(&store);
+    });
+}
+
+#[test]
+fn a_journal_whose_rewriting_crashes_says_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("long");
+    let states = three(&root);
+    let store = Store::open(&root).unwrap();
+    let results = store.results().unwrap();
+    let placement = results.placement(states[2]).unwrap();
+    let result = results.of_action(key(3, 1))[0].clone();
+    for _ in 0..120 {
+        store.record(Some(placement), &result).unwrap();
+    }
+    let long = fs::read(root.join("results")).unwrap();
+    let rewritten = std::cell::Cell::new(0);
+    at_every_operation(|medium, loss| {
+        fs::write(root.join("results"), &long).unwrap();
+        let store = Store::open_with(&root, Arc::clone(medium) as _).unwrap();
+        let collected = gc::collect(&store, &Retention::default(), 1);
+        assert_eq!(collected.is_err(), medium.stopped());
+        medium.lose(loss);
+        let store = Store::open(&root).unwrap();
+        let after = fs::metadata(root.join("results")).unwrap().len();
+        rewritten.set(rewritten.get() + usize::from(after < long.len() as u64 / 2));
+        check_kept(&store, states);
+        assert_eq!(store.results().unwrap().placements().count(), 6);
+        store.record(Some(placement), &result).unwrap();
+        check_kept(&store, states);
+    });
+    assert!(rewritten.get() > 0);
+}
+
+#[test]
+fn a_pin_that_crashes_is_there_or_not() {
+    at_every_operation(|medium, loss| {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("store");
+        let states = three(&root);
+        let store = Store::open_with(&root, Arc::clone(medium) as _).unwrap();
+        let pin = Pin { state: states[1], what: String::new(), at: 8 };
+        let pinned = store.pin(&"second".parse().unwrap(), &pin);
+        assert_eq!(pinned.is_err(), medium.stopped());
+        medium.lose(loss);
+        let store = Store::open(&root).unwrap();
+        let pins = store.refs().pins().unwrap();
+        assert!(pinned.is_err() || pins.len() == 2, "a pin that was set stays");
+        assert!(pins.iter().all(|(_, found)| found.state == states[0] || *found == pin));
+        gc::collect(&store, &harsh(), 1).unwrap();
+        check_results(&store);
+        let results = store.results().unwrap();
+        assert_eq!(results.placement(states[1]).is_some(), pins.len() == 2);
+    });
+}
+
+#[test]
+fn a_removed_pin_that_crashes_is_there_or_not() {
+    at_every_operation(|medium, loss| {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("store");
+        let states = three(&root);
+        let store = Store::open_with(&root, Arc::clone(medium) as _).unwrap();
+        let removed = store.refs().remove_pin(&"first".parse().unwrap());
+        medium.lose(loss);
+        let store = Store::open(&root).unwrap();
+        let left = store.refs().pins().unwrap().len();
+        assert!(removed.is_err() || left == 0);
+        gc::collect(&store, &harsh(), 1).unwrap();
+        check_results(&store);
+        assert_eq!(store.results().unwrap().placement(states[0]).is_some(), left == 1);
+    });
+}
+
+#[test]
+fn a_repair_that_crashes_can_be_done_again_and_takes_nothing_good() {
+    at_every_operation(|medium, loss| {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("store");
+        let states = three(&root);
+        let store = Store::open_with(&root, Arc::clone(medium) as _).unwrap();
+        let data = |state| {
+            let results = store.results().unwrap();
+            store.objects().path(results.placement(state).unwrap().data.unwrap())
+        };
+        let (hit, good) = (data(states[1]), data(states[0]));
+        fs::write(&hit, [9; BLOCK_LEN]).unwrap();
+        let journal = fs::read(root.join("results")).unwrap();
+        fs::write(root.join("results"), [&journal[..], b"half"].concat()).unwrap();
+        let found = verify::verify(&store, &|_| {}).unwrap();
+        assert_eq!(found.damage.len(), 1);
+        let repaired = verify::repair(&store, &found, 7);
+        assert_eq!(repaired.is_err(), medium.stopped());
+        medium.lose(loss);
+        let store = Store::open(&root).unwrap();
+        let found = verify::verify(&store, &|_| {}).unwrap();
+        verify::repair(&store, &found, 7).unwrap();
+        assert!(verify::verify(&store, &|_| {}).unwrap().is_good());
+        check_kept(&store, states);
+        assert!(good.exists() && store.results().unwrap().placement(states[1]).is_none());
+    });
+}
+
+#[test]
+fn a_journal_that_is_moved_away_at_a_crash_is_here_or_there() {
+    at_every_operation(|medium, loss| {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("store");
+        three(&root);
+        fs::write(root.join("results"), "something else").unwrap();
+        let store = Store::open_with(&root, Arc::clone(medium) as _).unwrap();
+        let found = verify::verify(&store, &|_| {}).unwrap();
+        let _ = verify::repair(&store, &found, 7);
+        medium.lose(loss);
+        let store = Store::open(&root).unwrap();
+        let found = verify::verify(&store, &|_| {}).unwrap();
+        if !found.is_good() {
+            verify::repair(&store, &found, 8).unwrap();
+        }
+        assert!(verify::verify(&store, &|_| {}).unwrap().is_good());
+        let aside = ["results.damaged-7", "results.damaged-8"].map(|name| root.join(name));
+        let kept = aside.iter().filter_map(|path| fs::read(path).ok());
+        assert!(kept.into_iter().any(|bytes| bytes == b"something else"), "nothing is thrown away");
+        build(&root, FaultyMedium::new(None, Moment::Before), 1).unwrap();
+        check_results(&store);
     });
 }

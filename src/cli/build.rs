@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{Args, ValueEnum};
 
-use super::{CliError, Place, Wanted, doctor, lock, show};
+use super::{CliError, Place, Wanted, cache, doctor, lock, show};
 use crate::engine::{Engine, Options};
 use crate::execute::native::Native;
 use crate::host::{self, Purpose};
@@ -99,7 +99,8 @@ impl Build {
             interrupted: &interrupted,
         };
         let mut progress = self.progress();
-        engine.build(&wanted.actions, &mut *progress)?;
+        let summary = engine.build(&wanted.actions, &mut *progress)?;
+        cache::after_build(&store, &wanted.workspace.settings.retention, &summary);
         left
     }
 

@@ -41,9 +41,7 @@ pub enum JournalError {
     #[error("`{}` is not a journal of results", path.display())]
     #[diagnostic(
         code(kiln::store::not_results),
-        help(
-            "`kiln cache verify --repair` moves it away; kiln builds again what it cannot find"
-        )
+        help("`kiln cache verify --repair` moves it away; kiln builds again what it cannot find")
     )]
     Magic {
         /// The file.
@@ -141,8 +139,7 @@ fn frame(payload: &[u8]) -> Vec<u8> {
 }
 
 fn encode(records: &[Record]) -> Vec<u8> {
-    let payload =
-        |record| serde_json::to_vec(record).expect("a record has only string keys");
+    let payload = |record| serde_json::to_vec(record).expect("a record has only string keys");
     records.iter().flat_map(|record| frame(&payload(record))).collect()
 }
 
@@ -280,7 +277,7 @@ mod tests {
         results.of_action(key(n)).iter().map(|result| result.state).collect()
     }
 
-    fn results(path: &Path) -> Results {
+    fn all(path: &Path) -> Results {
         read(path).unwrap().0
     }
 
@@ -294,10 +291,10 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         for len in 0..whole.len() {
             std::fs::write(&path, &whole[..len]).unwrap();
-            let results = results(&path);
+            let results = all(&path);
             assert_eq!(states(&results, 1).len(), usize::from(len as u64 >= first), "cut at {len}");
             append(&Host, &path, &[placement(3, None), result(3, 3)]).unwrap();
-            let results = results(&path);
+            let results = all(&path);
             assert_eq!(states(&results, 3), [state(3)], "appended after a cut at {len}");
         }
     }
@@ -336,15 +333,15 @@ mod tests {
         for n in 0..200 {
             append(&Host, &path, &[placement(2, Some(1)), result(2, 2)]).unwrap();
             append(&Host, &path, &[Record::Dropped { state: state(2) }, result(3, 1)]).unwrap();
-            assert_eq!(states(&results(&path), 2), [], "{n}");
+            assert_eq!(states(&all(&path), 2), [], "{n}");
         }
-        let before = results(&path).records();
+        let before = all(&path).records();
         assert!(compact(&Host, &path).unwrap().unwrap() > 100_000);
-        assert_eq!(results(&path).records(), before);
+        assert_eq!(all(&path).records(), before);
         let bytes = std::fs::read(&path).unwrap();
         assert!(bytes.windows(unknown.len()).any(|window| window == unknown));
         append(&Host, &path, &[placement(2, Some(1)), result(2, 2)]).unwrap();
-        assert_eq!(states(&results(&path), 2), [state(2)]);
+        assert_eq!(states(&all(&path), 2), [state(2)]);
     }
 
     #[test]
@@ -383,7 +380,7 @@ mod tests {
                 });
             }
         });
-        let results = results(&path);
+        let results = all(&path);
         assert!((0..40).all(|n| states(&results, n) == [state(1)]));
         assert!(std::fs::metadata(&path).unwrap().len() < 200_000, "it was rewritten");
     }
@@ -398,6 +395,6 @@ mod tests {
         assert_eq!(std::fs::read(&aside).unwrap(), b"something else");
         assert_eq!(aside.file_name().unwrap(), "results.damaged-7");
         append(&Host, &path, &[placement(1, None), result(1, 1)]).unwrap();
-        assert_eq!(states(&results(&path), 1), [state(1)]);
+        assert_eq!(states(&all(&path), 1), [state(1)]);
     }
 }

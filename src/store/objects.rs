@@ -7,9 +7,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::digest::{Digest, Hasher, ObjectId};
 use super::lease::{Held, Lease};
 use super::site::Access;
+use crate::digest::{Digest, Hasher, ObjectId};
 use crate::files::{Context, FileError, Medium, read_bounded};
 
 /// Who may read an object.

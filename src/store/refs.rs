@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{ActionKey, Digest, Hasher, StateId};
 use super::site::Access;
+use crate::digest::{ActionKey, Digest, Hasher, StateId};
 use crate::files::{self, Context, FileError, Medium, Stamp, read_bounded};
 use crate::name::{ImageName, PinName};
 
@@ -96,7 +96,10 @@ pub enum PinError {
     },
     /// There is nothing to keep.
     #[error("the state {} is not in the store", state.short())]
-    #[diagnostic(code(kiln::store::no_such_state), help("build it first; `kiln cache ls` lists what is there"))]
+    #[diagnostic(
+        code(kiln::store::no_such_state),
+        help("build it first; `kiln cache ls` lists what is there")
+    )]
     NoState {
         /// The state.
         state: StateId,

@@ -293,7 +293,8 @@ mod tests {
     #[test]
     fn a_state_that_was_dropped_comes_back_without_its_old_results() {
         let dropped = Record::Dropped { state: state(1) };
-        let records = vec![placement(1, None), result(1, 1), result(2, 1), dropped, placement(1, None)];
+        let records =
+            vec![placement(1, None), result(1, 1), result(2, 1), dropped, placement(1, None)];
         let results = Results::of(records.clone());
         assert!(results.iter().next().is_none() && results.placement(state(1)).is_some());
         let results = Results::of(records.into_iter().chain([result(2, 1)]));

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::fmt;
 
 use super::inventory::Inventory;
-use super::results::Results;
+use super::results::{Placement, Results};
 use super::roots::Why;
 use crate::digest::{ObjectId, StateId};
 use crate::recipe::Retention;
@@ -124,7 +124,7 @@ struct Census<'a> {
 /// Decides.
 pub(super) fn decide(facts: &Facts<'_>, policy: &Retention) -> Decision {
     let order = parents_first(facts.results);
-    let mut census = Census::new(facts, &order);
+    let mut census = Census::new(facts);
     for &state in order.iter().rev() {
         if let Some(rule) = census.expired(state, policy) {
             census.drop(state, rule);
@@ -163,6 +163,39 @@ fn parents_first(results: &Results) -> Vec<StateId> {
     order.into_iter().map(|(_, state)| state).collect()
 }
 
+/// When each state was last used, in seconds since 1970: when it was recorded, when a build that was
+/// noted used it, or when something that stands on it was used.
+pub(super) fn last_uses(
+    results: &Results,
+    inventory: &Inventory,
+    noted: &HashMap<StateId, u64>,
+) -> HashMap<StateId, u64> {
+    let written = |placement: &Placement| {
+        // A layer without a result of its own came when its index did.
+        inventory.objects.get(&placement.index).map_or(0, |index| index.written)
+    };
+    let mut uses: HashMap<StateId, u64> = results
+        .placements()
+        .map(|placement| {
+            let noted = noted.get(&placement.state).copied().unwrap_or_default();
+            (placement.state, noted.max(written(placement)))
+        })
+        .collect();
+    for result in results.iter() {
+        if let Some(used) = uses.get_mut(&result.state) {
+            *used = (*used).max(result.at);
+        }
+    }
+    for state in parents_first(results).into_iter().rev() {
+        let parent = results.placement(state).and_then(|placement| placement.parent);
+        let used = uses[&state];
+        if let Some(below) = parent.and_then(|parent| uses.get_mut(&parent)) {
+            *below = (*below).max(used);
+        }
+    }
+    uses
+}
+
 impl Node {
     fn is_free(&self) -> bool {
         !self.kept && self.children == 0
@@ -170,30 +203,23 @@ impl Node {
 }
 
 impl<'a> Census<'a> {
-    fn new(facts: &'a Facts<'a>, order: &[StateId]) -> Self {
+    fn new(facts: &'a Facts<'a>) -> Self {
         let Facts { results, inventory, kept, held, used, .. } = *facts;
+        let uses = last_uses(results, inventory, used);
         let mut nodes = HashMap::new();
         for placement in results.placements() {
-            let written = inventory.objects.get(&placement.index).map_or(0, |index| index.written);
-            let used = used.get(&placement.state).copied().unwrap_or_default().max(written);
-            let objects = placement.objects().collect();
-            let parent = placement.parent;
-            nodes.insert(
-                placement.state,
-                Node { parent, objects, used, children: 0, kept: false },
-            );
+            let (state, parent) = (placement.state, placement.parent);
+            let (objects, used) = (placement.objects().collect(), uses[&state]);
+            nodes.insert(state, Node { parent, objects, used, children: 0, kept: false });
         }
         for result in results.iter() {
             if let Some(node) = nodes.get_mut(&result.state) {
                 node.objects.extend(result.objects());
-                node.used = node.used.max(result.at);
             }
         }
-        for state in order.iter().rev() {
-            let (used, parent) = (nodes[state].used, nodes[state].parent);
-            if let Some(parent) = parent.and_then(|parent| nodes.get_mut(&parent)) {
-                parent.children += 1;
-                parent.used = parent.used.max(used);
+        for parent in results.placements().filter_map(|placement| placement.parent) {
+            if let Some(node) = nodes.get_mut(&parent) {
+                node.children += 1;
             }
         }
         for placement in kept.keys().flat_map(|&state| results.ancestry(state)) {

@@ -19,7 +19,7 @@ use super::results::{ActionResult, Placement, Record, Results};
 use super::{Store, StoreError};
 use crate::digest::{Digest, Hasher, ObjectId, StateId};
 use crate::disk::layer::{self, BLOCK_LEN, LayerIndex};
-use crate::files::{Context, FileError, read_bounded};
+use crate::files::{Context, FileError, Stamp, read_bounded};
 
 /// Bytes that are read at a time: whole blocks.
 const PIECE: usize = 256 * BLOCK_LEN;
@@ -117,37 +117,60 @@ pub fn verify(store: &Store, read: &(dyn Fn(u64) + Sync)) -> Result<Verified, St
         Err(JournalError::Magic { .. }) => (Results::default(), None),
         Err(error) => return Err(error.into()),
     };
+    let mut verified = look_at(store, &results, None, read)?;
+    verified.journal = faults;
+    // What a collection let go, or a build made anew, while it was looked at is not damaged: what is
+    // wrong is looked at until the journal stays as it is meanwhile.
+    while faults.is_some() && !verified.damage.is_empty() {
+        let before = Stamp::of(&store.journal());
+        let states = verified.damage.iter().map(|damage| damage.state).collect();
+        verified.damage = look_at(store, &store.results()?, Some(&states), &|_| {})?.damage;
+        if Stamp::of(&store.journal()) == before {
+            break;
+        }
+    }
+    Ok(verified)
+}
+
+/// Looks at all states, or at some, and at the results that lead to them.
+fn look_at(
+    store: &Store,
+    results: &Results,
+    only: Option<&BTreeSet<StateId>>,
+    read: &(dyn Fn(u64) + Sync),
+) -> Result<Verified, StoreError> {
     let objects = store.objects();
-    let layers: Vec<&Placement> = results.placements().collect();
+    let wanted = |state| only.is_none_or(|only| only.contains(&state));
+    let layers: Vec<&Placement> =
+        results.placements().filter(|placement| wanted(placement.state)).collect();
     let looked = layers.par_iter().map(|placement| look_at_layer(&objects, placement, read));
     let looked: Vec<Looked> = looked.collect::<Result<_, FileError>>()?;
-    let mut verified = Verified { layers: layers.len(), journal: faults, ..Verified::default() };
+    let mut verified = Verified { layers: layers.len(), ..Verified::default() };
     for look in looked {
         verified.bytes += look.bytes;
         verified.remote += usize::from(look.remote);
         verified.damage.extend(look.damage);
     }
-    verified.damage.extend(damage_of_results(&objects, &results));
-    if !verified.damage.is_empty() {
-        // What a collection let go meanwhile is not damaged.
-        let now = store.results()?;
-        verified.damage.retain(|damage| now.placement(damage.state).is_some());
-    }
+    verified.damage.extend(damage_of_results(&objects, results, wanted));
     verified.damage.sort_unstable();
     Ok(verified)
 }
 
 /// Objects of results that are not what their names say; the same one may be of many.
-fn damage_of_results(objects: &Objects, results: &Results) -> Vec<Damage> {
+fn damage_of_results(
+    objects: &Objects,
+    results: &Results,
+    wanted: impl Fn(StateId) -> bool,
+) -> Vec<Damage> {
     let mut named: BTreeMap<ObjectId, BTreeSet<StateId>> = BTreeMap::new();
-    for result in results.iter() {
+    for result in results.iter().filter(|result| wanted(result.state)) {
         for object in result.objects() {
             named.entry(object).or_default().insert(result.state);
         }
     }
-    let flawed = named.into_par_iter().filter_map(|(object, states)| {
-        Some((object, states, flaw_of(objects, object)?))
-    });
+    let flawed = named
+        .into_par_iter()
+        .filter_map(|(object, states)| Some((object, states, flaw_of(objects, object)?)));
     let damage = flawed.flat_map_iter(|(object, states, flaw)| {
         states.into_iter().map(move |state| Damage { state, object, flaw, layer: false })
     });

@@ -37,6 +37,7 @@ pub struct Abandoned {
     /// The directory.
     pub path: PathBuf,
     _lease: Lock,
+    access: Access,
 }
 
 /// The right to build one action.
@@ -106,7 +107,7 @@ pub fn abandoned(store: &Store) -> Result<Vec<Abandoned>, FileError> {
         // One of another user, whose store this is not, is that user's to clean up; another one
         // is being removed at this moment.
         if let Ok(Some(lock)) = lock::try_exclusive(&lease, store.access) {
-            found.push(Abandoned { path, _lease: lock });
+            found.push(Abandoned { path, _lease: lock, access: store.access });
         }
     }
     Ok(found)
@@ -118,6 +119,8 @@ impl Abandoned {
     /// # Errors
     /// Where it cannot be removed.
     pub fn remove(self) -> Result<(), FileError> {
+        // Whoever looks for abandoned builds meanwhile would make its lease anew.
+        let _entry = self.path.parent().map(|root| entry(root, self.access)).transpose()?;
         match fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.context("remove", &self.path),

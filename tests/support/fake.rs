@@ -284,10 +284,10 @@ struct FakeBench {
     shared: Arc<Shared>,
 }
 
-/// A number that no other run of this process has.
+/// A number that no other run has, of this process or of another on the same store.
 fn nonce() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::SeqCst)
+    u64::from(std::process::id()) << 32 | NEXT.fetch_add(1, Ordering::SeqCst)
 }
 
 impl FakeBench {

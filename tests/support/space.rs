@@ -24,7 +24,9 @@ pub(crate) const SIZE: u64 = 1 << 20;
 
 /// A workspace, a store, and who builds.
 pub(crate) struct TestSpace {
-    directory: tempfile::TempDir,
+    directory: PathBuf,
+    /// Removes the directory with the value, where it is the test's own.
+    _own: Option<tempfile::TempDir>,
     /// The store; another test space's may be put here.
     pub(crate) store: PathBuf,
     /// Who performs the tasks.
@@ -40,10 +42,17 @@ pub(crate) struct TestSpace {
 impl TestSpace {
     /// A workspace with one recipe file and an empty base `base.img`.
     pub(crate) fn new(recipe: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let space = Self::at(temporary.path(), recipe);
+        Self { _own: Some(temporary), ..space }
+    }
+
+    /// The same in a directory that stays.
+    pub(crate) fn at(directory: &Path, recipe: &str) -> Self {
         let space = Self {
-            store: directory.path().join("store"),
-            directory,
+            store: directory.join("store"),
+            directory: directory.to_owned(),
+            _own: None,
             executor: FakeExecutor::default(),
             options: Options { jobs: 1, verify_layers: true },
             now: Duration::from_secs(1_000_000),
@@ -56,7 +65,7 @@ impl TestSpace {
 
     /// The workspace's root.
     pub(crate) fn root(&self) -> PathBuf {
-        self.directory.path().join("space")
+        self.directory.join("space")
     }
 
     /// Writes the recipe.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::digest::{ActionKey, Digest};
 use crate::store::inventory::Stored;
-use crate::store::results::{ActionResult, Placement, Record};
+use crate::store::results::{ActionResult, Record};
 
 const NOW: u64 = 1_000_000;
 
@@ -153,11 +153,8 @@ fn what_is_kept_keeps_what_it_stands_on() {
 #[test]
 fn unused_bases_go_by_rules_of_their_own() {
     // A base, the same resized, and a step; another base; a third that somebody keeps.
-    let mut model = Model::default()
-        .on(None, 200, 10)
-        .on(Some(0), 150, 10)
-        .on(None, 200, 10)
-        .on(None, 200, 10);
+    let mut model =
+        Model::default().on(None, 200, 10).on(Some(0), 150, 10).on(None, 200, 10).on(None, 200, 10);
     model.resized.insert(1);
     model.kept.insert(3);
     let day = Retention { unused_original: seconds(160), ..Retention::default() };
@@ -173,8 +170,11 @@ fn unused_bases_go_by_rules_of_their_own() {
 
 #[test]
 fn room_is_made_by_what_was_used_longest_ago() {
-    let mut model =
-        Model::default().on(None, 30, 100).on(Some(0), 30, 100).on(Some(0), 20, 100).on(None, 10, 100);
+    let mut model = Model::default()
+        .on(None, 30, 100)
+        .on(Some(0), 30, 100)
+        .on(Some(0), 20, 100)
+        .on(None, 10, 100);
     let size = |size| Retention { size: Some(size), ..Retention::default() };
     assert_eq!(dropped(&model, &size(404)), []);
     assert_eq!(dropped(&model, &size(403)), [(1, Rule::Size)]);
