@@ -21,7 +21,22 @@
 //! Write order is blobs, then the record that names them.
 
 pub mod backend;
+mod bundle;
+mod call;
+mod directory;
+mod guarded;
+mod objects;
+mod open;
+mod read_only;
+mod registry;
 pub mod statement;
+mod swift;
+mod wire;
+
+pub use bundle::{Bundle, BundleError, BundleWriter};
+pub use call::Patience;
+pub use guarded::Guarded;
+pub use open::{Environment, open, open_in};
 
 use std::fmt;
 use std::str::FromStr;
@@ -30,6 +45,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use crate::name::Namespace;
+
+/// Where blobs lie on a remote that has paths.
+const BLOBS: &str = "blobs/sha256/";
 
 /// Names bytes on a remote: their SHA-256, which is what registries know.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +63,12 @@ impl BlobId {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
+    }
+
+    /// Where the blob lies on a remote that has paths.
+    fn path(&self) -> String {
+        let digits = self.to_string();
+        format!("{BLOBS}{}/{}", &digits[..2], &digits[2..])
     }
 }
 

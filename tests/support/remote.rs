@@ -200,8 +200,10 @@ impl Backend for MemoryRemote {
         let mut state = self.state.lock().unwrap();
         state.count(Call::Claim);
         let name = (namespace.clone(), key);
-        if let Some(held) = state.leases.get(&name) {
-            return Ok(Claim::Held(held.clone()));
+        match state.leases.get(&name) {
+            Some(held) if held == lease => return Ok(Claim::Taken),
+            Some(held) => return Ok(Claim::Held(held.clone())),
+            None => {}
         }
         state.leases.insert(name, lease.to_vec());
         Ok(Claim::Taken)
