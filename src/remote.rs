@@ -20,8 +20,11 @@
 //!
 //! Write order is blobs, then the record that names them.
 
+pub mod accept;
 pub mod backend;
+pub mod signing;
 pub mod statement;
+pub mod trust;
 
 use std::fmt;
 use std::str::FromStr;
