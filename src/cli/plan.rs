@@ -30,10 +30,14 @@ impl PlanCommand {
             show(&lints);
         }
         let store = Store::open_existing(&place.store_path(&wanted.workspace))?;
-        let results = store.as_ref().map_or_else(|| Ok(Results::default()), Store::results)?;
+        let mut results = store.as_ref().map_or_else(|| Ok(Results::default()), Store::results)?;
+        let trust = wanted.trust();
+        results.leave_out(|signer| trust.allows(signer));
         let stale: Vec<usize> = outputs(&wanted.workspace, &wanted.actions)
             .into_iter()
-            .filter(|output| !store.as_ref().is_some_and(|store| output.is_current(store)))
+            .filter(|output| {
+                !store.as_ref().is_some_and(|store| output.is_current(store, &wanted.trust()))
+            })
             .map(|output| output.image)
             .collect();
         let needed = |image: usize| stale.contains(&image);
@@ -83,7 +87,7 @@ fn as_text(wanted: &Wanted, plan: &Plan, store: Option<&Store>) -> String {
         }
         for output in outputs(&wanted.workspace, &wanted.actions) {
             if output.image == chain.image {
-                let current = store.is_some_and(|store| output.is_current(store));
+                let current = store.is_some_and(|store| output.is_current(store, &wanted.trust()));
                 let word = if current { "same" } else { "write" };
                 let path = output.path.strip_prefix(&wanted.workspace.root).unwrap_or(&output.path);
                 let _ = writeln!(text, "  {word:<6}  {}", path.display());
@@ -123,7 +127,8 @@ fn as_json(wanted: &Wanted, plan: &Plan, store: Option<&Store>) -> serde_json::V
                 .iter()
                 .filter(|output| output.image == chain.image)
                 .map(|output| {
-                    let current = store.is_some_and(|store| output.is_current(store));
+                    let current =
+                        store.is_some_and(|store| output.is_current(store, &wanted.trust()));
                     json!({ "path": output.path.to_string_lossy(), "current": current })
                 })
                 .collect();
