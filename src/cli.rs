@@ -5,6 +5,7 @@ mod build;
 mod check;
 mod doctor;
 mod import;
+mod key;
 mod lock;
 mod log;
 mod plan;
@@ -25,6 +26,8 @@ use crate::lock::{Lock, LockError};
 use crate::mistake::{Mistake, Mistakes};
 use crate::plan::{Actions, NOT_LOCKED};
 use crate::recipe::{Base, Fetch, Origin};
+use crate::remote::signing::SigningError;
+use crate::remote::trust::Trust;
 use crate::resolve::ResolveError;
 use crate::store::{Store, StoreError};
 use crate::workspace::{self, Workspace, WorkspaceError};
@@ -59,6 +62,8 @@ enum Command {
     Log(log::Log),
     /// Make a recipe of what another tool reads.
     Import(import::Import),
+    /// Make the key that signs shared results, and say whose count.
+    Key(key::Key),
     /// Look at what this host lacks.
     Doctor(doctor::Doctor),
     /// Print a completion script for a shell.
@@ -84,6 +89,12 @@ enum CliError {
     #[error("image `{image}` has no step `{step}`")]
     #[diagnostic(code(kiln::cli::no_such_step), help("{help}"))]
     UnknownStep { image: String, step: String, help: String },
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Key(#[from] key::KeyError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Signing(#[from] SigningError),
     #[error("`{name}` has not run yet")]
     #[diagnostic(code(kiln::cli::no_log), help("steps that only change files print nothing"))]
     NoLog { name: String },
@@ -178,6 +189,7 @@ impl CliError {
             Self::Workspace(WorkspaceError::Io { .. })
             | Self::Store(_)
             | Self::File(_)
+            | Self::Signing(_)
             | Self::Import { .. }
             | Self::NotReady
             | Self::NoInstaller
@@ -191,6 +203,7 @@ impl CliError {
             | Self::UnknownInput { .. }
             | Self::NotText { .. }
             | Self::BadImageName { .. }
+            | Self::Key(_)
             | Self::NotImported
             | Self::UnknownBase { .. }
             | Self::NoLog { .. } => Exit::Recipe,
@@ -214,6 +227,7 @@ pub fn main() -> ExitCode {
         Command::Bases(command) => command.run(&place),
         Command::Log(command) => command.run(&place),
         Command::Import(command) => command.run(),
+        Command::Key(command) => command.run(&place),
         Command::Doctor(command) => command.run(&place),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
@@ -323,6 +337,11 @@ impl Wanted {
             names.iter().filter_map(|name| workspace.graph.find(name)).collect()
         };
         Ok(Self { workspace, lock, actions: Actions::default(), images })
+    }
+
+    /// The keys whose signatures count.
+    fn trust(&self) -> Trust {
+        Trust::new(&self.workspace.settings.sharing.trusted)
     }
 
     /// The wanted images and all that they stand on.
