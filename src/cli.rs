@@ -6,6 +6,7 @@ mod cache;
 mod check;
 mod doctor;
 mod import;
+mod key;
 mod lock;
 mod log;
 mod plan;
@@ -28,9 +29,11 @@ use crate::mistake::{Mistake, Mistakes, nearest};
 use crate::plan::history::UnknownBuild;
 use crate::plan::{Actions, History, NOT_LOCKED, Plan};
 use crate::recipe::{Base, Fetch, Origin};
+use crate::remote::signing::SigningError;
+use crate::remote::trust::Trust;
 use crate::resolve::ResolveError;
-use crate::store::results::Results;
 use crate::store::refs::PinError;
+use crate::store::results::Results;
 use crate::store::{Store, StoreError};
 use crate::workspace::{self, Workspace, WorkspaceError};
 
@@ -68,6 +71,8 @@ enum Command {
     Cache(cache::Cache),
     /// Make a recipe of what another tool reads.
     Import(import::Import),
+    /// Make the key that signs shared results, and say whose count.
+    Key(key::Key),
     /// Look at what this host lacks.
     Doctor(doctor::Doctor),
     /// Print a completion script for a shell.
@@ -92,31 +97,50 @@ enum CliError {
     UnknownImage(#[from] UnknownImage),
     #[error("image `{image}` has no step `{step}`")]
     #[diagnostic(code(kiln::cli::no_such_step), help("{help}"))]
-    UnknownStep { image: String, step: String, help: String },
+    UnknownStep {
+        image: String,
+        step: String,
+        help: String,
+    },
     #[error(transparent)]
     #[diagnostic(transparent)]
     UnknownBuild(#[from] UnknownBuild),
+    Key(#[from] key::KeyError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Signing(#[from] SigningError),
     #[error("`{name}` has not run yet")]
     #[diagnostic(code(kiln::cli::no_log), help("steps that only change files print nothing"))]
-    NoLog { name: String },
+    NoLog {
+        name: String,
+    },
     #[error("there is no store at `{}`", path.display())]
     #[diagnostic(
         code(kiln::cli::no_store),
         help("`kiln build` makes it; `--store` names another one")
     )]
-    NoStore { path: PathBuf },
+    NoStore {
+        path: PathBuf,
+    },
     #[error("`{what}` names nothing in the store")]
     #[diagnostic(code(kiln::cli::nothing_named), help("{help}"))]
-    NothingNamed { what: String, help: String },
+    NothingNamed {
+        what: String,
+        help: String,
+    },
     #[error("several states start with `{digits}`")]
     #[diagnostic(code(kiln::cli::ambiguous_state), help("write more of its digits"))]
-    AmbiguousState { digits: String },
+    AmbiguousState {
+        digits: String,
+    },
     #[error("{found} in the store cannot be used")]
     #[diagnostic(
         code(kiln::cli::damaged_store),
         help("`kiln cache verify --repair` drops it, and the next build makes it again")
     )]
-    DamagedStore { found: String },
+    DamagedStore {
+        found: String,
+    },
     #[error(transparent)]
     #[diagnostic(transparent)]
     Store(#[from] StoreError),
@@ -134,10 +158,14 @@ enum CliError {
         code(kiln::import::unknown_kind),
         help("say what it is: `--from virt`, `commands`, `dib`, `packer` or `dockerfile`")
     )]
-    UnknownInput { path: PathBuf },
+    UnknownInput {
+        path: PathBuf,
+    },
     #[error("`{}` is not UTF-8", path.display())]
     #[diagnostic(code(kiln::import::utf8), help("name a text file"))]
-    NotText { path: PathBuf },
+    NotText {
+        path: PathBuf,
+    },
     #[error("could not {doing} `{}`", path.display())]
     #[diagnostic(
         code(kiln::import::io),
@@ -145,10 +173,17 @@ enum CliError {
             "check that you may {doing} it; a file that is there is overwritten with `--force` only"
         )
     )]
-    Import { doing: &'static str, path: PathBuf, source: std::io::Error },
+    Import {
+        doing: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("`{name}` is no name of an image")]
     #[diagnostic(code(kiln::import::bad_name), help("choose a name such as `debian-web`"))]
-    BadImageName { name: String, source: crate::name::NameError },
+    BadImageName {
+        name: String,
+        source: crate::name::NameError,
+    },
     #[error("something could not be imported")]
     #[diagnostic(
         code(kiln::import::partial),
@@ -167,7 +202,9 @@ enum CliError {
             "name it as the recipe does, or as the lock file does: `debian-12`, `catalog debian-12`"
         )
     )]
-    UnknownBase { name: String },
+    UnknownBase {
+        name: String,
+    },
     #[error("this host is not ready to build")]
     #[diagnostic(
         code(kiln::doctor::not_ready),
@@ -182,7 +219,9 @@ enum CliError {
     NoInstaller,
     #[error("`{command}` failed")]
     #[diagnostic(code(kiln::doctor::install), help("run it by hand to see why"))]
-    Install { command: String },
+    Install {
+        command: String,
+    },
 }
 
 /// The exit codes; a user's scripts rely on them.
@@ -213,6 +252,7 @@ impl CliError {
             | Self::NoStore { .. }
             | Self::DamagedStore { .. }
             | Self::File(_)
+            | Self::Signing(_)
             | Self::Import { .. }
             | Self::NotReady
             | Self::NoInstaller
@@ -229,6 +269,7 @@ impl CliError {
             | Self::UnknownInput { .. }
             | Self::NotText { .. }
             | Self::BadImageName { .. }
+            | Self::Key(_)
             | Self::NotImported
             | Self::UnknownBase { .. }
             | Self::NoLog { .. } => Exit::Recipe,
@@ -254,6 +295,7 @@ pub fn main() -> ExitCode {
         Command::Log(command) => command.run(&place),
         Command::Cache(command) => command.run(&place),
         Command::Import(command) => command.run(),
+        Command::Key(command) => command.run(&place),
         Command::Doctor(command) => command.run(&place),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
@@ -373,6 +415,11 @@ impl Wanted {
         Ok(Self { workspace, lock, actions: Actions::default(), images })
     }
 
+    /// The keys whose signatures count.
+    fn trust(&self) -> Trust {
+        Trust::new(&self.workspace.settings.sharing.trusted)
+    }
+
     /// The wanted images and all that they stand on.
     fn closure(&self) -> Result<Vec<usize>, CliError> {
         // The graph takes no names for all of them.
@@ -451,10 +498,12 @@ impl Wanted {
         store: Option<&Store>,
         history: &History<'_>,
     ) -> Result<(Plan, Results), CliError> {
-        let results = store.map_or_else(|| Ok(Results::default()), Store::results)?;
+        let mut results = store.map_or_else(|| Ok(Results::default()), Store::results)?;
+        let trust = self.trust();
+        results.leave_out(|signer| trust.allows(signer));
         let stale: Vec<usize> = outputs(&self.workspace, &self.actions)
             .into_iter()
-            .filter(|output| !store.is_some_and(|store| output.is_current(store)))
+            .filter(|output| !store.is_some_and(|store| output.is_current(store, &trust)))
             .map(|output| output.image)
             .collect();
         let needed = |image: usize| stale.contains(&image);

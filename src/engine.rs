@@ -26,8 +26,10 @@ use crate::files::FileError;
 use crate::output::Wanted;
 use crate::plan::{self, Actions, Fate, History, LastBuild, LastStep, Plan};
 use crate::progress::{Progress, StepDone, StepName};
+use crate::remote::trust::Trust;
 use crate::schedule::{self, Item, Schedule};
 use crate::secret::Vault;
+use crate::store::results::Results;
 use crate::store::{Store, StoreError, work::Work};
 use crate::workspace::Workspace;
 
@@ -129,8 +131,9 @@ impl Engine<'_> {
         let start = Instant::now();
         let outputs = outputs(self.workspace, actions);
         let mut summary = Summary::default();
+        let trust = self.trust();
         let stale: BTreeSet<usize> =
-            (0..outputs.len()).filter(|&at| !outputs[at].is_current(self.store)).collect();
+            (0..outputs.len()).filter(|&at| !outputs[at].is_current(self.store, &trust)).collect();
         for (at, output) in outputs.iter().enumerate().filter(|(at, _)| !stale.contains(at)) {
             progress.output(self.image(output.image), &outputs[at].path, false, "");
         }
@@ -171,6 +174,19 @@ impl Engine<'_> {
         ))
     }
 
+    /// The keys whose signatures count.
+    pub(super) fn trust(&self) -> Trust {
+        Trust::new(&self.workspace.settings.sharing.trusted)
+    }
+
+    /// The results that count: none that a revoked key signed, and none that stands on such.
+    pub(super) fn results(&self) -> Result<Results, StoreError> {
+        let mut results = self.store.results()?;
+        let trust = self.trust();
+        results.leave_out(|signer| trust.allows(signer));
+        Ok(results)
+    }
+
     fn image(&self, image: usize) -> &str {
         self.workspace.graph.images[image].image.name.value.as_str()
     }
@@ -184,7 +200,7 @@ impl Engine<'_> {
         summary: &mut Summary,
         progress: &mut dyn Progress,
     ) -> Result<Round, BuildError> {
-        let results = self.store.results().map_err(BuildError::Store)?;
+        let results = self.results().map_err(BuildError::Store)?;
         let needed = |image: usize| {
             self.options.verify_layers || stale.iter().any(|&output| outputs[output].image == image)
         };

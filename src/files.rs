@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -155,6 +155,25 @@ pub fn sweep(directory: &Path) -> Result<(), FileError> {
 /// # Errors
 /// The operation that failed; the old file, if there was one, is then untouched.
 pub fn replace(medium: &dyn Medium, path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    replace_with(medium, path, bytes, &|_| Ok(()))
+}
+
+/// The same for a file that only its owner may read.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_private(medium: &dyn Medium, path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let private = fs::Permissions::from_mode(0o600);
+    replace_with(medium, path, bytes, &|file| file.set_permissions(private.clone()))
+}
+
+/// As [`replace`]; `close` has the file before there is anything in it.
+fn replace_with(
+    medium: &dyn Medium,
+    path: &Path,
+    bytes: &[u8],
+    close: &dyn Fn(&File) -> io::Result<()>,
+) -> Result<(), FileError> {
     // Threads of one process may replace one file, too.
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let directory = path.parent().unwrap_or(Path::new("."));
@@ -168,6 +187,7 @@ pub fn replace(medium: &dyn Medium, path: &Path, bytes: &[u8]) -> Result<(), Fil
         _ => {}
     }
     let file = medium.create(&temporary, true).context("create", &temporary)?;
+    close(&file).context("close to others", &temporary)?;
     medium.write(&file, &temporary, bytes).context("write", &temporary)?;
     medium.sync(&file, &temporary).context("sync", &temporary)?;
     medium.rename(&temporary, path).context("rename into place", path)?;

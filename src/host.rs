@@ -110,6 +110,7 @@ pub const TOOLS: &[Tool] = &[
     tool(&["bzip2"], Purpose::Test, "bzip2", "bzip2", "bzip2"),
     tool(&["setfiles"], Purpose::Test, "policycoreutils", "policycoreutils", "policycoreutils"),
     tool(&["python3"], Purpose::Test, "python3", "python3", "python3"),
+    tool(&["minisign"], Purpose::Test, "minisign", "minisign", "minisign"),
     tool(&["getfattr"], Purpose::Test, "attr", "attr", "attr"),
 ];
 

@@ -9,6 +9,7 @@ mod settings;
 mod shape;
 mod step;
 pub mod table;
+mod trusted;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use kdl::KdlDocument;
 use self::fields::{Context, Fields, known_nodes};
 pub use self::settings::{Settings, settings};
 use self::table::Word;
+pub use self::trusted::{trust_line, with_key, with_revoked};
 use crate::mistake::Mistake;
 use crate::name::ImageName;
 use crate::recipe::{

@@ -3,6 +3,7 @@
 //! An output never sees a working disk. Whether one has to be made is told by its record in the
 //! store, without a look at anything below it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use serde::Serialize;
 use crate::digest::{ActionKey, ObjectId, StateId};
 use crate::files::{self, Context, FileError, Host, Stamp};
 use crate::recipe::OutputFormat;
+use crate::remote::trust::Trust;
 use crate::seal::SealReport;
 use crate::store::Store;
 use crate::store::refs::OutputRecord;
@@ -78,12 +80,14 @@ pub struct Temporary {
 }
 
 impl Wanted {
-    /// Whether the file is there as it was made, from this seal and in this format.
+    /// Whether the file is there as it was made, from this seal and in this format, on the word of
+    /// nobody whose key was revoked.
     #[must_use]
-    pub fn is_current(&self, store: &Store) -> bool {
+    pub fn is_current(&self, store: &Store, trust: &Trust) -> bool {
         let Some(record) = store.refs().output(&self.path) else { return false };
         record.seal == self.seal
             && record.format == format_text(self.format)
+            && record.signers.iter().all(|signer| trust.allows(Some(signer)))
             && Stamp::of(&self.path) == Some(record.stamp)
     }
 
@@ -131,7 +135,7 @@ impl Wanted {
     }
 
     /// Puts a temporary file that has been written in place, then its description, then the record
-    /// in the store.
+    /// in the store. `signers` are the keys on whose word the state rests.
     ///
     /// # Errors
     /// Where one of them cannot be written.
@@ -140,6 +144,7 @@ impl Wanted {
         store: &Store,
         temporary: Temporary,
         description: &Description<'_>,
+        signers: BTreeSet<String>,
     ) -> Result<(), FileError> {
         let Temporary { path: temporary, file } = temporary;
         self.give_away(&file, &temporary)?;
@@ -158,6 +163,7 @@ impl Wanted {
             state: description.state,
             format: format_text(self.format),
             stamp,
+            signers,
         })
     }
 }

@@ -20,17 +20,22 @@
 //!
 //! Write order is blobs, then the record that names them.
 
+pub mod accept;
 pub mod backend;
 mod bundle;
 mod call;
 mod directory;
+pub mod fetcher;
 mod guarded;
 mod objects;
 mod open;
 mod read_only;
 mod registry;
+pub mod signing;
 pub mod statement;
 mod swift;
+pub mod team;
+pub mod trust;
 mod wire;
 
 pub use bundle::{Bundle, BundleError, BundleWriter};

@@ -2,7 +2,7 @@
 //!
 //! Knows the order of writing that the store promises; nothing of the engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -303,6 +303,7 @@ fn record(version: u8, state: StateId) -> OutputRecord {
         state,
         format: "raw".to_owned(),
         stamp: stamp.unwrap(),
+        signers: BTreeSet::new(),
     }
 }
 

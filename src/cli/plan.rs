@@ -63,7 +63,7 @@ fn as_text(wanted: &Wanted, plan: &Plan, store: Option<&Store>) -> String {
         }
         for output in outputs(&wanted.workspace, &wanted.actions) {
             if output.image == chain.image {
-                let current = store.is_some_and(|store| output.is_current(store));
+                let current = store.is_some_and(|store| output.is_current(store, &wanted.trust()));
                 let word = if current { "same" } else { "write" };
                 let path = output.path.strip_prefix(&wanted.workspace.root).unwrap_or(&output.path);
                 let _ = writeln!(text, "  {word:<6}  {}", path.display());
@@ -105,7 +105,8 @@ fn as_json(wanted: &Wanted, plan: &Plan, store: Option<&Store>) -> serde_json::V
                 .iter()
                 .filter(|output| output.image == chain.image)
                 .map(|output| {
-                    let current = store.is_some_and(|store| output.is_current(store));
+                    let current =
+                        store.is_some_and(|store| output.is_current(store, &wanted.trust()));
                     json!({ "path": output.path.to_string_lossy(), "current": current })
                 })
                 .collect();

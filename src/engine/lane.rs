@@ -334,7 +334,7 @@ impl Lane<'_> {
             self.tell(Event::Waiting { node: number });
         }
         let lock = taken.map_or_else(|| self.wait_for_lock(node), Ok)?;
-        let results = store.results().map_err(|error| host(&error))?;
+        let results = self.engine.results().map_err(|error| host(&error))?;
         if !results.of_action(node.key).is_empty() {
             return Err(Stop::Replan);
         }

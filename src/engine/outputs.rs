@@ -61,9 +61,12 @@ impl Lane<'_> {
         sealed: &mut dyn SealedDisk,
     ) -> Result<(), Stop> {
         let key = self.actions.nodes[seal].key;
+        let trust = self.engine.trust();
+        let results = self.engine.store.results().map_err(|error| host(&error))?;
+        let signers = results.signers(key, state);
         for &number in &self.stale {
             let wanted = &self.outputs[number];
-            if wanted.seal != key || wanted.is_current(self.engine.store) {
+            if wanted.seal != key || wanted.is_current(self.engine.store, &trust) {
                 continue;
             }
             let start = Instant::now();
@@ -72,7 +75,7 @@ impl Lane<'_> {
             let result = sealed.convert(wanted.format, &path).map_err(Stop::from).and_then(|()| {
                 let description = self.describe(wanted, state, report)?;
                 wanted
-                    .finish(self.engine.store, temporary, &description)
+                    .finish(self.engine.store, temporary, &description, signers.clone())
                     .map_err(|error| host(&error))
             });
             if result.is_err() {

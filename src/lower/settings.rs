@@ -66,7 +66,10 @@ pub fn settings(
                 let remote = remote(&mut cx, &fields, &settings.sharing.remotes);
                 settings.sharing.remotes.extend(remote);
             }
-            "trust" => settings.sharing.trusted.extend(trusted(&fields)),
+            table::TRUST => {
+                let key = trusted(&mut cx, &fields, &settings.sharing.trusted);
+                settings.sharing.trusted.extend(key);
+            }
             "namespace" => {
                 only_once(&mut cx, &mut seen, &fields);
                 let name = fields.one("name");
@@ -147,12 +150,36 @@ fn remote(
     })
 }
 
-fn trusted(fields: &Fields<'_>) -> Option<TrustedKey> {
+/// A trusted key; `None` if it is none.
+fn trusted(cx: &mut Context<'_>, fields: &Fields<'_>, known: &[TrustedKey]) -> Option<TrustedKey> {
+    let key = fields.one::<Spanned<String>>("key")?;
+    if let Some((twin, what)) = known.iter().find_map(|old| Some((old, twins(old, &key.value)?))) {
+        cx.push(
+            Mistake::at(key.span, "kiln::lower::duplicate_node", what, "written again")
+                .and(twin.key.span, "first written here")
+                .help("remove one of them; a key that is revoked stays, with `revoked=#true`"),
+        );
+    }
     Some(TrustedKey {
-        key: fields.one("key")?,
+        key,
         name: fields.property("name"),
         revoked: fields.property("revoked").unwrap_or(false),
     })
+}
+
+/// What two keys have in common that only one may have. Of the 42 bytes of a key, eight are its
+/// number, by which it goes in signatures and in the store; the last 32 are the key itself.
+fn twins(old: &TrustedKey, key: &str) -> Option<&'static str> {
+    use base64::Engine as _;
+    let decode = |text: &str| base64::engine::general_purpose::STANDARD.decode(text).ok();
+    let (old, new) = (decode(&old.key.value)?, decode(key)?);
+    if old.get(10..)? == new.get(10..)? {
+        Some("this key is trusted twice")
+    } else if old.get(2..10)? == new.get(2..10)? {
+        Some("there are two keys with one number")
+    } else {
+        None
+    }
 }
 
 fn retention(cx: &mut Context<'_>, fields: &Fields<'_>) -> Retention {

@@ -656,6 +656,8 @@ pub const RECIPE: &[Word] = &[Word {
     doc: "an image: a base, steps, and outputs",
 }];
 
+/// The word for a key whose signatures count.
+pub const TRUST: &str = "trust";
 /// Nova's word for the age at which it removes a base that nothing uses.
 pub const UNUSED_ORIGINAL: &str = "remove-unused-original-minimum-age";
 /// The same for a copy of it that was made larger.
@@ -703,7 +705,7 @@ pub const SETTINGS: &[Word] = &[
         doc: "where results of others are found, and one's own go",
     },
     Word {
-        keyword: "trust",
+        keyword: TRUST,
         form: None,
         arguments: &[once("key", Kind::SigningKey)],
         properties: &[&[

@@ -123,7 +123,8 @@ impl<'a> Fetcher<'a> {
                     Ok((stream, _)) => {
                         // A connection of its own for each reader, which ends with the reader.
                         let link = stream.set_nonblocking(false).map(|()| stream);
-                        let link = link.map(|stream| Link::from(std::os::fd::OwnedFd::from(stream)));
+                        let link =
+                            link.map(|stream| Link::from(std::os::fd::OwnedFd::from(stream)));
                         scope.spawn(move || link.map(|link| self.answer(link)));
                     }
                     Err(_) => std::thread::sleep(GLANCE),
@@ -219,7 +220,8 @@ impl<'a> Fetcher<'a> {
         let state = placement.state;
         let id = placement.pack.ok_or(FetchError::NoPack { state })?;
         let bytes = self.store.objects().read(id, MAX_PACK)?;
-        Pack::decode(&bytes, state).map_err(|source| FetchError::Pack { state, source: Some(source) })
+        Pack::decode(&bytes, state)
+            .map_err(|source| FetchError::Pack { state, source: Some(source) })
     }
 
     fn index(&self, placement: &Placement) -> Result<LayerIndex, FetchError> {

@@ -150,7 +150,12 @@ impl Objects {
         Err(self.caller.tell(("keep", path), 0, fault))
     }
 
-    fn claim_by_link(&self, root: &PathBuf, path: &str, lease: &[u8]) -> Result<Claim, RemoteError> {
+    fn claim_by_link(
+        &self,
+        root: &PathBuf,
+        path: &str,
+        lease: &[u8],
+    ) -> Result<Claim, RemoteError> {
         self.caller.call(("write", path), 0, async || {
             let (at, lease, name) = (root.join(path), lease.to_vec(), nonce());
             blocking(move || directory::claim(&at, &name, &lease, MAX_LEASE))

@@ -182,7 +182,8 @@ impl Opening<'_> {
                 .map_err(|_| "`AZURE_STORAGE_CONNECTION_STRING` cannot be read".to_owned())?,
             None => {
                 let account = get(&["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT"]);
-                let account = account.ok_or("its account is not known: set `AZURE_STORAGE_ACCOUNT`")?;
+                let account =
+                    account.ok_or("its account is not known: set `AZURE_STORAGE_ACCOUNT`")?;
                 let mut builder = Azblob::default()
                     .endpoint(&format!("https://{account}.blob.core.windows.net"))
                     .account_name(&account);
@@ -210,9 +211,8 @@ impl Opening<'_> {
 
     fn webdav(self, address: &Address<'_>, scheme: &str) -> Result<Box<dyn Backend>, String> {
         self.no_endpoint()?;
-        let mut builder = Webdav::default()
-            .endpoint(&format!("{scheme}://{}", address.place))
-            .root(address.path);
+        let mut builder =
+            Webdav::default().endpoint(&format!("{scheme}://{}", address.place)).root(address.path);
         if let Some((user, password)) = self.netrc(address.place)? {
             builder = builder.username(&user).password(&password);
         }

@@ -51,7 +51,8 @@ impl Account {
         {
             return Ok(Self::Done(Session { storage, token }));
         }
-        if let (Some(url), Some(user), Some(key)) = (get("ST_AUTH"), get("ST_USER"), get("ST_KEY")) {
+        if let (Some(url), Some(user), Some(key)) = (get("ST_AUTH"), get("ST_USER"), get("ST_KEY"))
+        {
             return Ok(Self::Old { url, user, key });
         }
         let Some(url) = get("OS_AUTH_URL") else {
@@ -76,7 +77,8 @@ impl Account {
                 if !answer.status.is_success() {
                     return Err(answer.fault());
                 }
-                let header = |name: &str| answer.headers.get(name)?.to_str().ok().map(str::to_owned);
+                let header =
+                    |name: &str| answer.headers.get(name)?.to_str().ok().map(str::to_owned);
                 let storage = header("x-storage-url").ok_or(Fault::Damaged)?;
                 let token = header(TOKEN).ok_or(Fault::Damaged)?;
                 Ok(Session { storage, token })

@@ -118,7 +118,10 @@ impl Team {
                             let key = next.lock().unwrap_or_else(PoisonError::into_inner).next();
                             let Some(&key) = key else { return };
                             if let Some(hit) = self.ask(member, key) {
-                                found.lock().unwrap_or_else(PoisonError::into_inner).push((key, hit));
+                                found
+                                    .lock()
+                                    .unwrap_or_else(PoisonError::into_inner)
+                                    .push((key, hit));
                             }
                         }
                     });

@@ -233,10 +233,7 @@ impl HttpTransport for Wire {
             builder = builder.body(body.to_bytes());
         }
         let response = builder.send().await.map_err(failed)?;
-        let seen = Seen {
-            status: Some(response.status()),
-            wait: retry_after(response.headers()),
-        };
+        let seen = Seen { status: Some(response.status()), wait: retry_after(response.headers()) };
         // Whoever asks for credentials on a thread of its own is not watched.
         let _ = SEEN.try_with(|cell| cell.set(seen));
         Ok(bounded(response, wanted, is_head, parts.uri))

@@ -3,6 +3,7 @@
 //!
 //! Each is a small JSON file, replaced whole. What the states mean is not known here.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,9 @@ pub struct OutputRecord {
     pub format: String,
     /// The file as it was left.
     pub stamp: Stamp,
+    /// The keys on whose word it rests, as in [`super::results::ActionResult::signer`].
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub signers: BTreeSet<String>,
 }
 
 /// A build of an image.

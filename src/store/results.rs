@@ -190,6 +190,44 @@ impl Results {
         self.results.retain(|_, twins| !twins.is_empty());
     }
 
+    /// Takes out the results of signers that do not count, and all that was made on such a state,
+    /// whoever made it; tells which. `allows` is asked with each result's signer.
+    ///
+    /// A state below that no result names came with the one above it, and is under its signature.
+    pub fn leave_out(&mut self, allows: impl Fn(Option<&str>) -> bool) -> Vec<ActionResult> {
+        let refused = |result: &ActionResult| !allows(result.signer.as_deref());
+        let bad: HashSet<StateId> =
+            self.iter().filter(|result| refused(result)).map(|result| result.state).collect();
+        if bad.is_empty() {
+            return Vec::new();
+        }
+        let stands_on_bad = |state| self.below(state).any(|state| bad.contains(&state));
+        let on_bad: HashSet<StateId> =
+            self.iter().map(|result| result.state).filter(|&state| stands_on_bad(state)).collect();
+        let mut out = Vec::new();
+        for twins in self.results.values_mut() {
+            out.extend(twins.extract_if(.., |twin| refused(twin) || on_bad.contains(&twin.state)));
+        }
+        self.results.retain(|_, twins| !twins.is_empty());
+        out
+    }
+
+    /// The keys on whose word a state is what an action led to: who signed that, or what is below.
+    #[must_use]
+    pub fn signers(&self, key: ActionKey, state: StateId) -> BTreeSet<String> {
+        let below: HashSet<StateId> = self.below(state).collect();
+        let about = |result: &&ActionResult| {
+            (result.key, result.state) == (key, state) || below.contains(&result.state)
+        };
+        self.iter().filter(about).filter_map(|result| result.signer.clone()).collect()
+    }
+
+    /// The states that a state stands on, nearest first.
+    fn below(&self, state: StateId) -> impl Iterator<Item = StateId> {
+        let parent = |state: &StateId| self.placements.get(state).and_then(|placed| placed.parent);
+        std::iter::successors(parent(&state), parent)
+    }
+
     /// The results of an action, oldest first.
     #[must_use]
     pub fn of_action(&self, key: ActionKey) -> &[ActionResult] {
@@ -299,6 +337,44 @@ mod tests {
         assert!(results.iter().next().is_none() && results.placement(state(1)).is_some());
         let results = Results::of(records.into_iter().chain([result(2, 1)]));
         assert_eq!((states(&results, 1), states(&results, 2)), (vec![], vec![state(1)]));
+    }
+
+    #[test]
+    fn what_stands_on_a_state_of_a_revoked_signer_goes_with_it() {
+        let signed = |key, n, signer: &str| match result(key, n) {
+            Record::Result(result) => {
+                Record::Result(ActionResult { signer: Some(signer.to_owned()), ..result })
+            }
+            other => other,
+        };
+        let mut results = Results::of(vec![
+            placement(1, None),
+            placement(2, Some(1)),
+            placement(3, Some(2)),
+            placement(4, Some(3)),
+            placement(5, Some(1)),
+            result(1, 1),
+            // State 2 came with state 3, and has no result of its own.
+            signed(3, 3, "bad"),
+            result(4, 4),
+            signed(5, 5, "good"),
+            // Somebody else says that another action leads to state 3 as well.
+            signed(6, 3, "good"),
+            // A twin that was made here.
+            result(3, 5),
+        ]);
+        assert!(results.leave_out(|_| true).is_empty());
+        let out = results.leave_out(|signer| signer != Some("bad"));
+        let mut out: Vec<_> = out.iter().map(|result| (result.key, result.state)).collect();
+        out.sort_unstable();
+        let mut expected = [(key(3), state(3)), (key(4), state(4))];
+        expected.sort_unstable();
+        assert_eq!(out, expected);
+        assert_eq!(states(&results, 1), [state(1)]);
+        assert_eq!(states(&results, 3), [state(5)]);
+        assert_eq!(states(&results, 5), [state(5)]);
+        assert_eq!(states(&results, 6), [state(3)]);
+        assert!(states(&results, 4).is_empty());
     }
 
     #[test]

@@ -94,7 +94,11 @@ fn keystone_says_where_objects_are_and_its_token_is_used() {
             {{"interface":"public","region":"one","url":"http://{}/v1/AUTH_a"}}]}}]}}}}"#,
         server.address
     );
-    keystone.on("POST", "/v3/auth/tokens", Fault::Answer(201, "X-Subject-Token: token-1\r\n", catalog));
+    keystone.on(
+        "POST",
+        "/v3/auth/tokens",
+        Fault::Answer(201, "X-Subject-Token: token-1\r\n", catalog),
+    );
     server.times(1, "GET", "/v1/AUTH_a/images/", Fault::Status(401, ""));
     let url = format!("http://{}/v3", keystone.address);
     let remote = Opened::new("swift://images/cache").with(&[
@@ -179,10 +183,7 @@ fn a_registry_says_where_its_tokens_are() {
     assert_eq!(remote.record(&result()).unwrap(), None);
     let asked = tokens.asked();
     assert_eq!(asked.len(), 1);
-    assert_eq!(
-        asked[0].path,
-        "/token?scope=repository%3Ateam%2Ftokens%3Apull&service=kiln+reg"
-    );
+    assert_eq!(asked[0].path, "/token?scope=repository%3Ateam%2Ftokens%3Apull&service=kiln+reg");
     assert_eq!(asked[0].header("authorization"), Some("Basic YW5uOnBhc3M="));
     let last = server.asked().pop().unwrap();
     assert_eq!(last.header("authorization"), Some("Bearer token-1"));

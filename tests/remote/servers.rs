@@ -31,7 +31,8 @@ pub(crate) static REGISTRY: LazyLock<Server> = LazyLock::new(|| registry("regist
 pub(crate) static CLOSED_REGISTRY: LazyLock<Server> = LazyLock::new(|| {
     let users = directory("closed-registry").join("users");
     // `pass`, as bcrypt hides it at its lowest cost.
-    fs::write(&users, "ann:$2y$04$LLFBQZ1qpXRsfkb7zNHpy.8oExSZrCPNOXsRqGLG2uC9L8Q6cUUx6\n").unwrap();
+    fs::write(&users, "ann:$2y$04$LLFBQZ1qpXRsfkb7zNHpy.8oExSZrCPNOXsRqGLG2uC9L8Q6cUUx6\n")
+        .unwrap();
     let access = format!("auth: {{htpasswd: {{realm: kiln, path: {}}}}}\n", users.display());
     registry("closed-registry", &access)
 });
@@ -183,7 +184,8 @@ pub(crate) fn ask(
     headers: &[(&str, &str)],
 ) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers: String =
+        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n{headers}\
          Connection: close\r\n\r\n"
@@ -233,12 +235,17 @@ fn tool(program: &str) -> PathBuf {
     let known = kiln::host::tool_of(program);
     match known.map(|tool| (tool.find(), tool.debian)) {
         Some((Some(path), _)) => path,
-        Some((None, package)) => panic!("`{program}` is missing: install `{package}`, or run \
-            `kiln doctor --fix --tests`"),
+        Some((None, package)) => panic!(
+            "`{program}` is missing: install `{package}`, or run \
+            `kiln doctor --fix --tests`"
+        ),
         None => {
             let path = std::env::var_os("PATH").unwrap_or_default();
-            let found = std::env::split_paths(&path).map(|at| at.join(program)).find(|at| at.exists());
-            found.unwrap_or_else(|| panic!("`{program}` is missing: run `tests/servers/prepare --slow`"))
+            let found =
+                std::env::split_paths(&path).map(|at| at.join(program)).find(|at| at.exists());
+            found.unwrap_or_else(|| {
+                panic!("`{program}` is missing: run `tests/servers/prepare --slow`")
+            })
         }
     }
 }

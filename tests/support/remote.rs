@@ -317,7 +317,11 @@ impl Faulty {
             Some(Fault::Hang(time)) => {
                 std::thread::sleep(time);
                 let doing = format!("{call:?}");
-                Err(RemoteError::TooSlow { remote: self.name().into(), doing, seconds: time.as_secs() })
+                Err(RemoteError::TooSlow {
+                    remote: self.name().into(),
+                    doing,
+                    seconds: time.as_secs(),
+                })
             }
             Some(Fault::Status(status)) => Err(self.answered(call, status)),
             fault => Ok(fault),

@@ -12,6 +12,7 @@ use kiln::explain::Reason;
 use kiln::lock::Lock;
 use kiln::plan::{self, Actions, Fate, History};
 use kiln::progress::{Progress, StepDone, StepName};
+use kiln::remote::trust::Trust;
 use kiln::source::Sources;
 use kiln::store::Store;
 use kiln::store::results::Results;
@@ -160,7 +161,9 @@ impl TestSpace {
         let workspace = self.workspace();
         let actions = self.actions(&workspace);
         let store = self.open();
-        let results = store.results().unwrap();
+        let mut results = store.results().unwrap();
+        let trust = Trust::new(&workspace.settings.sharing.trusted);
+        results.leave_out(|signer| trust.allows(signer));
         let history = History::new(&workspace, Some(&store));
         let plan = plan::plan(&actions, &results, |_| true, &history);
         let fates = actions.nodes.iter().zip(plan.fates);

@@ -11,8 +11,8 @@ use std::sync::{Mutex, PoisonError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
-use reqwest::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use reqwest::Url;
+use reqwest::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
 use super::Repository;
@@ -165,7 +165,8 @@ fn lookup(files: &[PathBuf], server: &str) -> Result<Option<DockerCredential>, F
             Ok(credential) => return Ok(Some(credential)),
             Err(CredentialRetrievalError::NoCredentialConfigured) => {}
             Err(error) => {
-                let why = format!("`{}` has no usable credentials: {}", path.display(), why(&error));
+                let why =
+                    format!("`{}` has no usable credentials: {}", path.display(), why(&error));
                 return Err(Fault::Refused(why.into()));
             }
         }
@@ -241,10 +242,10 @@ mod tests {
         assert_eq!(Challenge::parse("Basic"), Some(Challenge::Basic));
         assert_eq!(Challenge::parse("Bearer service=\"x\""), None);
         assert_eq!(Challenge::parse("Negotiate"), None);
-        assert_eq!(Challenge::parse("Bearer realm=\""), Some(Challenge::Bearer {
-            realm: String::new(),
-            service: None
-        }));
+        assert_eq!(
+            Challenge::parse("Bearer realm=\""),
+            Some(Challenge::Bearer { realm: String::new(), service: None })
+        );
     }
 
     #[test]
