@@ -1,11 +1,12 @@
 //! Why steps run: every kind of reason in its words, whatever became of names, places and stores.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
+use kiln::digest::ActionKey;
 use kiln::explain::{Before, Built, Event, Head, Reason};
 use kiln::key::Value;
+use kiln::name::ImageName;
 use kiln::plan::history::UnknownBuild;
 use kiln::plan::why::{Style, Why};
 use kiln::plan::{self, History, LastBuild, LastStep};
@@ -40,28 +41,43 @@ fn built() -> TestSpace {
     space
 }
 
-/// The answer about an image.
-fn why(space: &TestSpace, image: &str) -> Why {
-    why_by(space, image, |history| history)
+/// What else is asked with.
+#[derive(Default)]
+struct Asked<'a> {
+    trusts: Option<&'a dyn Fn(&str) -> bool>,
+    heads: Option<&'a dyn Fn(&ImageName) -> Option<Head>>,
+    against: Option<ActionKey>,
 }
 
-fn why_by<'h>(
-    space: &TestSpace,
-    image: &str,
-    change: impl for<'a> FnOnce(History<'a>) -> History<'a> + 'h,
-) -> Why {
+/// The answer about an image.
+fn why(space: &TestSpace, image: &str) -> Why {
+    why_asked(space, image, &Asked::default())
+}
+
+fn why_asked(space: &TestSpace, image: &str, asked: &Asked<'_>) -> Why {
     let workspace = space.workspace();
     let actions = space.actions(&workspace);
     let store = space.open();
     let results = store.results().unwrap();
-    let history = change(History::new(&workspace, Some(&store)));
+    let mut history = History::new(&workspace, Some(&store));
+    if let Some(trusts) = asked.trusts {
+        history = history.trusting(trusts);
+    }
+    if let Some(heads) = asked.heads {
+        history = history.with_heads(heads);
+    }
     let plan = plan::plan(&actions, &results, |_| true, &history);
+    if let Some(key) = asked.against {
+        history = history.against(key);
+    }
     let image = workspace.graph.find(image).unwrap();
     let chain = actions.chains.iter().find(|chain| chain.image == image).unwrap();
     let why = Why::new(&actions, chain, &plan, &results, &history);
-    // The plan and the answer never have two reasons for one step of an image of its own.
+    // The plan and the answer never have two reasons for one step.
     for (&node, step) in chain.all().zip(&why.steps) {
-        if let (Some(planned), true) = (plan.reason(node), actions.chains.len() == 1) {
+        if let (Some(planned), None) = (plan.reason(node), asked.against)
+            && actions.chains.len() == 1
+        {
             assert_eq!(Some(planned), step.reason.as_ref());
         }
     }
@@ -70,9 +86,7 @@ fn why_by<'h>(
 
 /// The short answer about the image `web`.
 fn told(space: &TestSpace) -> String {
-    let text = why(space, "web").text(Style::default());
-    // Digests of disks and results that differ from run to run.
-    text
+    why(space, "web").text(Style::default())
 }
 
 /// Notes a last build as if it had been done, without a result.
@@ -357,8 +371,8 @@ fn a_result_by_a_revoked_key_is_not_used() {
     let signed = ActionResult { signer: Some("A1B2C3".to_owned()), ..result.clone() };
     space.open().record(None, &signed).unwrap();
     assert_eq!(why(&space, "web").run, 0);
-    let revoked = BTreeSet::from(["A1B2C3".to_owned()]);
-    let why = why_by(&space, "web", |history| history.with_revoked(revoked));
+    let trusts = |signer: &str| signer != "A1B2C3";
+    let why = why_asked(&space, "web", &Asked { trusts: Some(&trusts), ..Asked::default() });
     assert_eq!(why.run, 1);
     let text = why.text(Style::default());
     assert!(text.contains("web/seal: the key A1B2C3 that signed its result is revoked"), "{text}");
@@ -374,10 +388,9 @@ fn what_a_remote_tells_is_compared_with_where_the_store_is_empty() {
     let head = Head::decode(&head.encode().unwrap(), &head.image).unwrap();
     let fresh = web();
     fresh.recipe(&WEB.replace("hello", "goodbye"));
-    let heads = |_: &_| Some(head.clone());
-    let text = |space: &TestSpace| {
-        why_by(space, "web", |history| history.with_heads(&heads)).text(Style::default())
-    };
+    let heads = |_: &ImageName| Some(head.clone());
+    let asked = Asked { heads: Some(&heads), ..Asked::default() };
+    let text = |space: &TestSpace| why_asked(space, "web", &asked).text(Style::default());
     insta::assert_snapshot!(text(&fresh));
     // What was built here counts more.
     assert!(text(&space).starts_with("web: nothing runs"));
@@ -400,7 +413,8 @@ fn a_result_can_be_named_and_compared_with() {
         let found = history.find(&results, start).unwrap_err();
         assert_eq!(matches!(found, UnknownBuild::Several { .. }), several, "{start}");
     }
-    let text = why_by(&space, "web", |history| history.against(old)).text(Style::default());
+    let asked = Asked { against: Some(old), ..Asked::default() };
+    let text = why_asked(&space, "web", &asked).text(Style::default());
     let text = text.replace(&old.to_string()[..12], "KEY");
     insta::assert_snapshot!(text);
 }
