@@ -13,7 +13,8 @@ use std::process::Command;
 use walkdir::WalkDir;
 
 /// The commands of the program, hidden ones excepted.
-const COMMANDS: &[&str] = &["build", "plan", "why", "check", "lock", "bases", "log", "import", "doctor"];
+const COMMANDS: &[&str] =
+    &["build", "plan", "why", "check", "lock", "bases", "log", "import", "doctor"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

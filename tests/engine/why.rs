@@ -1,5 +1,7 @@
 //! Why steps run: every kind of reason in its words, whatever became of names, places and stores.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::time::Duration;
 
@@ -90,14 +92,21 @@ fn told(space: &TestSpace) -> String {
 }
 
 /// Notes a last build as if it had been done, without a result.
-fn note(space: &TestSpace, change: impl Fn(&str, &mut String, &mut Value)) {
+fn note(space: &TestSpace, change: impl Fn(&str, &str, &mut Value)) {
     let workspace = space.workspace();
     let mut last = LastBuild::default();
+    let mut keys = BTreeMap::new();
     for mut node in space.actions(&workspace).nodes {
         for (name, value) in &mut node.manifest.fields {
+            if let (Some(key), Value::Digest(parent)) =
+                (keys.get(value.to_string().as_str()), &mut *value)
+            {
+                *parent = *key;
+            }
             change(&node.name, name, value);
         }
         let key = node.manifest.key();
+        keys.insert(node.key.short(), key.0);
         last.steps.insert(node.name, LastStep { key, state: None, manifest: node.manifest });
     }
     space.open().refs().set_image(&"web".parse().unwrap(), &last).unwrap();
@@ -109,7 +118,7 @@ fn what_changed_in_the_recipe() {
     let mut tell = |what: &str, recipe: &str| {
         let space = built();
         space.recipe(recipe);
-        text.push_str(&format!("── {what}\n{}\n", told(&space)));
+        writeln!(text, "── {what}\n{}", told(&space)).unwrap();
     };
     tell("nothing", WEB);
     tell("a value", &WEB.replace("hello", "goodbye"));
@@ -134,7 +143,7 @@ fn what_changed_in_the_recipe() {
         "a step with another name, and changed",
         &WEB.replace("\"setup\"", "\"enable\"").replace("set -e", "set -u"),
     );
-    tell("a base that grows", &WEB.replace("base.img\"", "base.img\"\n    size \"2G\""));
+    tell("a base that grows", &WEB.replace("base.img\"", "base.img\" size=\"2M\""));
     tell("another format of the base", &WEB.replace("base.img\"", "base.img\" format=\"raw\""));
     tell(
         "what the seal scrubs",
@@ -160,7 +169,7 @@ fn what_changed_around_the_recipe() {
         fs::write(space.root().join("token"), "correct horse").unwrap();
         space.build();
         change(&mut space);
-        text.push_str(&format!("── {what}\n{}\n", told(&space)));
+        writeln!(text, "── {what}\n{}", told(&space)).unwrap();
     };
     tell("a file", &|space| space.input("input", "b"));
     tell("a tree", &|space| space.input("site/index.html", "b"));
@@ -191,7 +200,7 @@ fn another_kiln_and_another_host() {
                 *value = before.clone();
             }
         });
-        text.push_str(&format!("── {what}\n{}\n", told(&space)));
+        writeln!(text, "── {what}\n{}", told(&space)).unwrap();
     };
     tell("schema", "", "schema", Value::Number(0));
     tell("executor", "", "executor.epoch", Value::Number(0));
@@ -340,7 +349,7 @@ fn another_image_with_nothing_in_common_explains_nothing() {
 
 #[test]
 fn an_image_below_is_the_cause_for_all_that_stand_on_it() {
-    let family = "image \"common\" { base file \"base.img\"; run-command \"one\"; }\n\
+    let family = "image \"common\" { base file \"base.img\"; run-command \"one\"; output \"raw\"; }\n\
                   image \"web\" { base image \"common\"; run-command \"two\"; output \"raw\"; }\n";
     let space = TestSpace::new(family);
     space.build();
@@ -357,7 +366,7 @@ fn after_a_failed_build_the_last_good_one_counts() {
     space.try_build().unwrap_err();
     // What failed says something else, and so did what succeeded below it.
     let Reason::Changed { changes, .. } = space.reason("web/write") else { panic!() };
-    assert_eq!(changes[0].to_string(), r#"content: "hello" → "fails""#);
+    assert_eq!(changes[0].to_string(), r#"content: "hello\n" → "fails\n""#);
     space.recipe(&WEB.replace("nginx\" \"vim", "nginx"));
     assert_eq!(space.reason("web/write").to_string(), "web/install below it changed");
 }
