@@ -1,8 +1,8 @@
 //! Why an action runs: the difference between its manifest and that of an earlier build.
 //!
 //! It compares what the key is made of, and so cannot name a cause that is not one. Each action of a
-//! chain gets the counterpart that it has in an earlier chain ([`align`]), the values in which the
-//! two differ ([`Difference`]), what that means ([`Change`]), and so a [`Reason`]. Where earlier
+//! chain gets the counterpart that it has in an earlier chain, the values in which the two
+//! differ ([`Difference`]), what that means ([`Change`]), and so a [`Reason`]. Where earlier
 //! builds are found is not known here.
 
 mod align;
@@ -244,13 +244,13 @@ impl<'a> Walk<'a> {
         let mut push = |height: usize, step: &str, event: &Event| {
             causes.push((height, Cause { step: step.to_owned(), event: event.clone() }));
         };
+        for &gone in self.removed.iter().take_while(|&&gone| gone < place) {
+            push(self.height(gone), &self.before[gone].name, &Event::Removed);
+        }
         for below in 0..at {
             if let Some(event) = &self.events[below] {
                 push(below, self.now[below].name, event);
             }
-        }
-        for &gone in self.removed.iter().take_while(|&&gone| gone < place) {
-            push(self.height(gone), &self.before[gone].name, &Event::Removed);
         }
         // What has moved from below it to above it.
         for above in at + 1..self.now.len() {

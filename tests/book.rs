@@ -14,9 +14,9 @@ use walkdir::WalkDir;
 
 /// The commands of the program, hidden ones excepted.
 const COMMANDS: &[&str] =
-    &["build", "plan", "check", "lock", "bases", "log", "cache", "import", "doctor"];
-/// Those that stand behind another one.
-const INNER: &[&str] = &["cache ls", "cache du", "cache verify", "cache gc", "cache pin"];
+const COMMANDS: &[&str] = &[
+    "build", "plan", "why", "check", "lock", "bases", "log", "cache", "key", "import", "doctor",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -2,7 +2,7 @@
 //!
 //! Knows actions and manifests, and of recipes only what may not matter.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kiln::digest::{ActionKey, Digest};
+use kiln::explain::{self, Sources};
 use kiln::inputs::Input;
 use kiln::key::{Action, Generation, Manifest, Operation, Registration, Value};
 use kiln::lock::Lock;
@@ -755,6 +756,41 @@ fn what_is_no_field_changes_no_key() {
     assert!(next[2..].iter().zip(&keys[2..]).all(|(next, old)| next != old));
 }
 
+#[test]
+fn an_explanation_names_every_field_that_differs_and_no_other() {
+    let named = |before: &Manifest, now: &Manifest| {
+        let changes = explain::changes(before, now, &Sources::default());
+        let fields = changes.iter().flat_map(|change| &change.fields);
+        let names: Vec<String> = fields.map(|field| field.name.clone()).collect();
+        assert!(changes.iter().all(|change| !change.to_string().is_empty()));
+        names
+    };
+    for kind in steps() {
+        let before = action(Operation::Step(kind.clone())).manifest();
+        assert_eq!(named(&before, &before), [""; 0]);
+        for flip in flips(&kind) {
+            let now = action(Operation::Step(flip)).manifest();
+            let mut names = named(&before, &now);
+            names.sort_unstable();
+            let value = |manifest: &Manifest, name: &str| {
+                manifest
+                    .fields
+                    .iter()
+                    .find(|(known, _)| known == name)
+                    .map(|(_, value)| value.clone())
+            };
+            let all = before.fields.iter().chain(&now.fields).map(|(name, _)| name.clone());
+            let differ = all.filter(|name| match (value(&before, name), value(&now, name)) {
+                // Of those nothing is told.
+                (Some(Value::Secret(_)), Some(Value::Secret(_))) => false,
+                (before, now) => before != now,
+            });
+            let differ: Vec<String> = BTreeSet::from_iter(differ).into_iter().collect();
+            assert_eq!(names, differ, "{kind:?}");
+        }
+    }
+}
+
 fn value() -> impl Strategy<Value = Value> {
     prop_oneof![
         "[a-c=\\[\\]:\0]{0,3}".prop_map(Value::Text),
@@ -775,6 +811,18 @@ proptest! {
     #[test]
     fn manifests_have_one_key_exactly_if_they_are_equal(one in manifest(), other in manifest()) {
         prop_assert_eq!(one.key() == other.key(), one == other);
+    }
+
+    #[test]
+    fn nothing_is_explained_exactly_if_keys_agree(
+        one in proptest::collection::btree_map("[ab.\\[\\]0]{1,3}", value(), 0..4),
+        other in proptest::collection::btree_map("[ab.\\[\\]0]{1,3}", value(), 0..4),
+    ) {
+        let [one, other] = [one, other].map(|fields| Manifest { fields: fields.into_iter().collect() });
+        let changes = explain::changes(&one, &other, &Sources::default());
+        prop_assert_eq!(changes.is_empty(), one.key() == other.key());
+        let told: usize = changes.iter().map(|change| change.fields.len()).sum();
+        prop_assert_eq!(told, explain::differences(&one, &other).len());
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub struct History<'a> {
     workspace: &'a Workspace,
     store: Option<&'a Store>,
     heads: Option<&'a dyn Fn(&ImageName) -> Option<Head>>,
-    revoked: BTreeSet<String>,
+    trusts: Option<&'a dyn Fn(&str) -> bool>,
     against: Option<ActionKey>,
     manifests: RefCell<HashMap<ActionKey, Option<Manifest>>>,
 }
@@ -63,8 +63,8 @@ impl<'a> History<'a> {
     /// What a store knows; without one, nothing.
     #[must_use]
     pub fn new(workspace: &'a Workspace, store: Option<&'a Store>) -> Self {
-        let (heads, revoked, against) = (None, BTreeSet::new(), None);
-        Self { workspace, store, heads, revoked, against, manifests: RefCell::default() }
+        let (heads, trusts, against) = (None, None, None);
+        Self { workspace, store, heads, trusts, against, manifests: RefCell::default() }
     }
 
     /// Asks remotes, too, what an image's newest shared build was made of. They are asked only where
@@ -75,10 +75,10 @@ impl<'a> History<'a> {
         self
     }
 
-    /// Takes no result that one of these keys signed, by the numbers of the keys.
+    /// Takes results of others only where the number of the key that signed them is trusted.
     #[must_use]
-    pub fn with_revoked(mut self, revoked: BTreeSet<String>) -> Self {
-        self.revoked = revoked;
+    pub fn trusting(mut self, trusts: &'a dyn Fn(&str) -> bool) -> Self {
+        self.trusts = Some(trusts);
         self
     }
 
@@ -126,11 +126,11 @@ impl<'a> History<'a> {
         results: &'r Results,
         key: ActionKey,
     ) -> impl Iterator<Item = &'r ActionResult> + Clone {
-        results.of_action(key).iter().filter(|result| self.revoked_by(result).is_none())
+        results.of_action(key).iter().filter(|result| self.distrusted(result).is_none())
     }
 
-    fn revoked_by<'r>(&self, result: &'r ActionResult) -> Option<&'r String> {
-        result.signer.as_ref().filter(|signer| self.revoked.contains(*signer))
+    fn distrusted<'r>(&self, result: &'r ActionResult) -> Option<&'r String> {
+        result.signer.as_ref().filter(|signer| self.trusts.is_some_and(|trusts| !trusts(signer)))
     }
 
     /// The build that a chain is compared with: the one that the user named; else the image's last
@@ -165,7 +165,7 @@ impl<'a> History<'a> {
 
     fn now<'n>(&self, actions: &'n Actions, chain: &Chain, results: &Results) -> Vec<Now<'n>> {
         let revoked =
-            |key| results.of_action(key).iter().find_map(|result| self.revoked_by(result));
+            |key| results.of_action(key).iter().find_map(|result| self.distrusted(result));
         chain
             .all()
             .map(|&node| {

@@ -9,8 +9,11 @@ use serde::Serialize;
 
 use super::{Actions, Chain, History, Plan, summary};
 use crate::digest::ActionKey;
-use crate::explain::{Basis, Cause, Event, Reason};
+use crate::explain::{Basis, Cause, Event, Reason, Topic};
 use crate::store::results::Results;
+
+/// How many steps the short answer tells beside the cause.
+const MOST: usize = 8;
 
 /// What becomes of the steps of one image, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -65,12 +68,19 @@ impl Why {
     ) -> Self {
         let before = history.before(actions, chain, results);
         let reasons = history.reasons(actions, chain, results, before.as_ref());
+        let basis = before.map(|before| before.basis);
+        // What stands above the step that the user named is not compared with anything.
+        let named = matches!(basis, Some(Basis::Named { .. }));
+        let top = reasons.iter().rposition(|reason| *reason != Reason::Added).unwrap_or_default();
+        let compared = if named { top + 1 } else { reasons.len() };
         let steps: Vec<WhyStep> = chain
             .all()
             .zip(reasons)
-            .map(|(&number, reason)| {
+            .enumerate()
+            .map(|(at, (&number, reason))| {
                 let (node, runs) = (&actions.nodes[number], plan.runs(number));
-                let reason = Some(reason).filter(|reason| runs || differs(reason));
+                let told = at < compared && (runs || differs(&reason));
+                let reason = told.then_some(reason);
                 WhyStep {
                     step: node.name.clone(),
                     key: node.key,
@@ -84,7 +94,7 @@ impl Why {
             .collect();
         Self {
             image: history.image(chain.image).to_owned(),
-            compared_with: before.map(|before| before.basis),
+            compared_with: basis,
             run: steps.iter().filter(|step| step.runs).count(),
             steps,
         }
@@ -99,13 +109,19 @@ impl Why {
         };
         let told: Vec<&WhyStep> = self.steps.iter().filter(|step| self.is_told(step)).collect();
         self.compared(&mut text, !told.is_empty());
-        if let Some(first) = told.first() {
+        if let Some(first) = told.first().filter(|first| first.reason != Some(Reason::New)) {
             text.push('\n');
-            self.causes(&mut text, first, style);
-            for step in &told[1..] {
-                if let Some(reason) = step.reason.as_ref().filter(|reason| differs_itself(reason)) {
-                    own(&mut text, "also", &step.step, reason, style);
-                }
+            let causes = self.causes(&mut text, first, style);
+            let others = told[1..].iter().filter(|step| !causes.contains(&step.step.as_str()));
+            let others = others.filter_map(|step| Some((&step.step, step.reason.as_ref()?)));
+            let others: Vec<_> =
+                others.filter(|(_, reason)| differs_itself(reason) && !of_kiln(reason)).collect();
+            let shown = if style.all { others.len() } else { others.len().min(MOST) };
+            for (step, reason) in &others[..shown] {
+                own(&mut text, "also", step, reason, style);
+            }
+            if shown < others.len() {
+                line(&mut text, "also", &format!("{} more", others.len() - shown), style);
             }
         }
         let rows: Vec<&WhyStep> =
@@ -116,7 +132,8 @@ impl Why {
         let wide = rows.iter().map(|step| step.step.chars().count()).max().unwrap_or_default();
         for step in rows {
             let word = paint(style, step.runs, &format!("{:<6}", step.fate));
-            let line = format!("  {word}  {:<wide$}  {}", step.step, step.why);
+            let why = if style.all { step.why.clone() } else { cut(&step.why) };
+            let line = format!("  {word}  {:<wide$}  {why}", step.step);
             let _ = writeln!(text, "{}", line.trim_end());
         }
         text
@@ -129,7 +146,7 @@ impl Why {
         let word = paint(style, step.runs, if step.runs { "runs" } else { step.fate });
         let mut text = format!("{}: {word}\n", step.step);
         self.compared(&mut text, step.reason.is_some());
-        if step.reason.is_some() {
+        if step.reason.as_ref().is_some_and(|reason| *reason != Reason::New) {
             text.push('\n');
             self.causes(&mut text, step, style);
         }
@@ -151,8 +168,8 @@ impl Why {
         };
     }
 
-    /// What a step's reason comes down to.
-    fn causes(&self, text: &mut String, step: &WhyStep, style: Style) {
+    /// What a step's reason comes down to; gives the steps that were told.
+    fn causes<'a>(&'a self, text: &mut String, step: &'a WhyStep, style: Style) -> Vec<&'a str> {
         match &step.reason {
             Some(Reason::Below { causes, more }) if !causes.is_empty() => {
                 for (at, Cause { step, event }) in causes.iter().enumerate() {
@@ -166,9 +183,13 @@ impl Why {
                 if *more > 0 {
                     line(text, "also", &format!("{more} more"), style);
                 }
+                causes.iter().map(|cause| cause.step.as_str()).collect()
             }
-            Some(reason) => own(text, "cause", &step.step, reason, style),
-            None => {}
+            Some(reason) => {
+                own(text, "cause", &step.step, reason, style);
+                vec![step.step.as_str()]
+            }
+            None => Vec::new(),
         }
     }
 }
@@ -183,6 +204,14 @@ fn differs_itself(reason: &Reason) -> bool {
     matches!(reason, Reason::Added | Reason::Changed { .. } | Reason::Secret | Reason::Moved { .. })
 }
 
+/// Whether a step is another only as everything is: by kiln itself, or the host.
+fn of_kiln(reason: &Reason) -> bool {
+    let everywhere =
+        |topic: &Topic| matches!(topic, Topic::Schema | Topic::Executor | Topic::Architecture);
+    matches!(reason, Reason::Changed { changes, .. }
+        if changes.iter().all(|change| everywhere(&change.topic)))
+}
+
 /// A reason of a step itself, with all its changes below each other.
 fn own(text: &mut String, word: &str, step: &str, reason: &Reason, style: Style) {
     let Reason::Changed { was, changes } = reason else {
@@ -195,6 +224,15 @@ fn own(text: &mut String, word: &str, step: &str, reason: &Reason, style: Style)
         for field in change.fields.iter().filter(|_| style.all) {
             let _ = writeln!(text, "           {}", field.whole());
         }
+    }
+}
+
+/// A reason that fits beside its step.
+fn cut(why: &str) -> String {
+    const LONGEST: usize = 100;
+    match why.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &why[..end]),
+        None => why.to_owned(),
     }
 }
 

@@ -1,11 +1,14 @@
 //! Why steps run: every kind of reason in its words, whatever became of names, places and stores.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::time::Duration;
 
+use kiln::digest::ActionKey;
 use kiln::explain::{Before, Built, Event, Head, Reason};
 use kiln::key::Value;
+use kiln::name::ImageName;
 use kiln::plan::history::UnknownBuild;
 use kiln::plan::why::{Style, Why};
 use kiln::plan::{self, History, LastBuild, LastStep};
@@ -40,28 +43,43 @@ fn built() -> TestSpace {
     space
 }
 
-/// The answer about an image.
-fn why(space: &TestSpace, image: &str) -> Why {
-    why_by(space, image, |history| history)
+/// What else is asked with.
+#[derive(Default)]
+struct Asked<'a> {
+    trusts: Option<&'a dyn Fn(&str) -> bool>,
+    heads: Option<&'a dyn Fn(&ImageName) -> Option<Head>>,
+    against: Option<ActionKey>,
 }
 
-fn why_by<'h>(
-    space: &TestSpace,
-    image: &str,
-    change: impl for<'a> FnOnce(History<'a>) -> History<'a> + 'h,
-) -> Why {
+/// The answer about an image.
+fn why(space: &TestSpace, image: &str) -> Why {
+    why_asked(space, image, &Asked::default())
+}
+
+fn why_asked(space: &TestSpace, image: &str, asked: &Asked<'_>) -> Why {
     let workspace = space.workspace();
     let actions = space.actions(&workspace);
     let store = space.open();
     let results = store.results().unwrap();
-    let history = change(History::new(&workspace, Some(&store)));
+    let mut history = History::new(&workspace, Some(&store));
+    if let Some(trusts) = asked.trusts {
+        history = history.trusting(trusts);
+    }
+    if let Some(heads) = asked.heads {
+        history = history.with_heads(heads);
+    }
     let plan = plan::plan(&actions, &results, |_| true, &history);
+    if let Some(key) = asked.against {
+        history = history.against(key);
+    }
     let image = workspace.graph.find(image).unwrap();
     let chain = actions.chains.iter().find(|chain| chain.image == image).unwrap();
     let why = Why::new(&actions, chain, &plan, &results, &history);
-    // The plan and the answer never have two reasons for one step of an image of its own.
+    // The plan and the answer never have two reasons for one step.
     for (&node, step) in chain.all().zip(&why.steps) {
-        if let (Some(planned), true) = (plan.reason(node), actions.chains.len() == 1) {
+        if let (Some(planned), None) = (plan.reason(node), asked.against)
+            && actions.chains.len() == 1
+        {
             assert_eq!(Some(planned), step.reason.as_ref());
         }
     }
@@ -70,20 +88,25 @@ fn why_by<'h>(
 
 /// The short answer about the image `web`.
 fn told(space: &TestSpace) -> String {
-    let text = why(space, "web").text(Style::default());
-    // Digests of disks and results that differ from run to run.
-    text
+    why(space, "web").text(Style::default())
 }
 
 /// Notes a last build as if it had been done, without a result.
-fn note(space: &TestSpace, change: impl Fn(&str, &mut String, &mut Value)) {
+fn note(space: &TestSpace, change: impl Fn(&str, &str, &mut Value)) {
     let workspace = space.workspace();
     let mut last = LastBuild::default();
+    let mut keys = BTreeMap::new();
     for mut node in space.actions(&workspace).nodes {
         for (name, value) in &mut node.manifest.fields {
+            if let (Some(key), Value::Digest(parent)) =
+                (keys.get(value.to_string().as_str()), &mut *value)
+            {
+                *parent = *key;
+            }
             change(&node.name, name, value);
         }
         let key = node.manifest.key();
+        keys.insert(node.key.short(), key.0);
         last.steps.insert(node.name, LastStep { key, state: None, manifest: node.manifest });
     }
     space.open().refs().set_image(&"web".parse().unwrap(), &last).unwrap();
@@ -95,7 +118,7 @@ fn what_changed_in_the_recipe() {
     let mut tell = |what: &str, recipe: &str| {
         let space = built();
         space.recipe(recipe);
-        text.push_str(&format!("── {what}\n{}\n", told(&space)));
+        writeln!(text, "── {what}\n{}", told(&space)).unwrap();
     };
     tell("nothing", WEB);
     tell("a value", &WEB.replace("hello", "goodbye"));
@@ -120,7 +143,7 @@ fn what_changed_in_the_recipe() {
         "a step with another name, and changed",
         &WEB.replace("\"setup\"", "\"enable\"").replace("set -e", "set -u"),
     );
-    tell("a base that grows", &WEB.replace("base.img\"", "base.img\"\n    size \"2G\""));
+    tell("a base that grows", &WEB.replace("base.img\"", "base.img\" size=\"2M\""));
     tell("another format of the base", &WEB.replace("base.img\"", "base.img\" format=\"raw\""));
     tell(
         "what the seal scrubs",
@@ -146,7 +169,7 @@ fn what_changed_around_the_recipe() {
         fs::write(space.root().join("token"), "correct horse").unwrap();
         space.build();
         change(&mut space);
-        text.push_str(&format!("── {what}\n{}\n", told(&space)));
+        writeln!(text, "── {what}\n{}", told(&space)).unwrap();
     };
     tell("a file", &|space| space.input("input", "b"));
     tell("a tree", &|space| space.input("site/index.html", "b"));
@@ -177,7 +200,7 @@ fn another_kiln_and_another_host() {
                 *value = before.clone();
             }
         });
-        text.push_str(&format!("── {what}\n{}\n", told(&space)));
+        writeln!(text, "── {what}\n{}", told(&space)).unwrap();
     };
     tell("schema", "", "schema", Value::Number(0));
     tell("executor", "", "executor.epoch", Value::Number(0));
@@ -326,7 +349,7 @@ fn another_image_with_nothing_in_common_explains_nothing() {
 
 #[test]
 fn an_image_below_is_the_cause_for_all_that_stand_on_it() {
-    let family = "image \"common\" { base file \"base.img\"; run-command \"one\"; }\n\
+    let family = "image \"common\" { base file \"base.img\"; run-command \"one\"; output \"raw\"; }\n\
                   image \"web\" { base image \"common\"; run-command \"two\"; output \"raw\"; }\n";
     let space = TestSpace::new(family);
     space.build();
@@ -343,7 +366,7 @@ fn after_a_failed_build_the_last_good_one_counts() {
     space.try_build().unwrap_err();
     // What failed says something else, and so did what succeeded below it.
     let Reason::Changed { changes, .. } = space.reason("web/write") else { panic!() };
-    assert_eq!(changes[0].to_string(), r#"content: "hello" → "fails""#);
+    assert_eq!(changes[0].to_string(), r#"content: "hello\n" → "fails\n""#);
     space.recipe(&WEB.replace("nginx\" \"vim", "nginx"));
     assert_eq!(space.reason("web/write").to_string(), "web/install below it changed");
 }
@@ -357,8 +380,8 @@ fn a_result_by_a_revoked_key_is_not_used() {
     let signed = ActionResult { signer: Some("A1B2C3".to_owned()), ..result.clone() };
     space.open().record(None, &signed).unwrap();
     assert_eq!(why(&space, "web").run, 0);
-    let revoked = BTreeSet::from(["A1B2C3".to_owned()]);
-    let why = why_by(&space, "web", |history| history.with_revoked(revoked));
+    let trusts = |signer: &str| signer != "A1B2C3";
+    let why = why_asked(&space, "web", &Asked { trusts: Some(&trusts), ..Asked::default() });
     assert_eq!(why.run, 1);
     let text = why.text(Style::default());
     assert!(text.contains("web/seal: the key A1B2C3 that signed its result is revoked"), "{text}");
@@ -374,10 +397,9 @@ fn what_a_remote_tells_is_compared_with_where_the_store_is_empty() {
     let head = Head::decode(&head.encode().unwrap(), &head.image).unwrap();
     let fresh = web();
     fresh.recipe(&WEB.replace("hello", "goodbye"));
-    let heads = |_: &_| Some(head.clone());
-    let text = |space: &TestSpace| {
-        why_by(space, "web", |history| history.with_heads(&heads)).text(Style::default())
-    };
+    let heads = |_: &ImageName| Some(head.clone());
+    let asked = Asked { heads: Some(&heads), ..Asked::default() };
+    let text = |space: &TestSpace| why_asked(space, "web", &asked).text(Style::default());
     insta::assert_snapshot!(text(&fresh));
     // What was built here counts more.
     assert!(text(&space).starts_with("web: nothing runs"));
@@ -400,7 +422,8 @@ fn a_result_can_be_named_and_compared_with() {
         let found = history.find(&results, start).unwrap_err();
         assert_eq!(matches!(found, UnknownBuild::Several { .. }), several, "{start}");
     }
-    let text = why_by(&space, "web", |history| history.against(old)).text(Style::default());
+    let asked = Asked { against: Some(old), ..Asked::default() };
+    let text = why_asked(&space, "web", &asked).text(Style::default());
     let text = text.replace(&old.to_string()[..12], "KEY");
     insta::assert_snapshot!(text);
 }
