@@ -267,7 +267,8 @@ impl<'a> History<'a> {
     fn names(&self) -> HashMap<ActionKey, String> {
         let Some(store) = self.store else { return HashMap::new() };
         let refs = store.refs();
-        let builds = refs.images().into_iter().filter_map(|image| refs.image::<LastBuild>(&image));
+        let images = refs.images().unwrap_or_default();
+        let builds = images.into_iter().filter_map(|image| refs.image::<LastBuild>(&image));
         builds.flat_map(|last| last.steps).map(|(name, step)| (step.key, name)).collect()
     }
 }
