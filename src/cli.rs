@@ -10,8 +10,10 @@ mod key;
 mod lock;
 mod log;
 mod plan;
+mod remotes;
 mod why;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -19,6 +21,7 @@ use std::time::{Duration, SystemTime};
 use clap::{CommandFactory, Parser, Subcommand};
 use miette::Diagnostic;
 
+use crate::digest::ActionKey;
 use crate::engine::{BuildError, outputs};
 use crate::execute::{Fault, FaultKind};
 use crate::fetch::FetchError;
@@ -30,6 +33,7 @@ use crate::plan::history::UnknownBuild;
 use crate::plan::{Actions, History, NOT_LOCKED, Plan};
 use crate::recipe::{Base, Fetch, Origin};
 use crate::remote::signing::SigningError;
+use crate::remote::team::Team;
 use crate::remote::trust::Trust;
 use crate::resolve::ResolveError;
 use crate::store::refs::PinError;
@@ -47,6 +51,9 @@ struct Arguments {
     /// Keep the store there.
     #[arg(long, global = true, value_name = "DIR")]
     store: Option<PathBuf>,
+    /// Ask no remote.
+    #[arg(long, global = true)]
+    offline: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -97,50 +104,37 @@ enum CliError {
     UnknownImage(#[from] UnknownImage),
     #[error("image `{image}` has no step `{step}`")]
     #[diagnostic(code(kiln::cli::no_such_step), help("{help}"))]
-    UnknownStep {
-        image: String,
-        step: String,
-        help: String,
-    },
+    UnknownStep { image: String, step: String, help: String },
     #[error(transparent)]
     #[diagnostic(transparent)]
     UnknownBuild(#[from] UnknownBuild),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
     Key(#[from] key::KeyError),
     #[error(transparent)]
     #[diagnostic(transparent)]
     Signing(#[from] SigningError),
     #[error("`{name}` has not run yet")]
     #[diagnostic(code(kiln::cli::no_log), help("steps that only change files print nothing"))]
-    NoLog {
-        name: String,
-    },
+    NoLog { name: String },
     #[error("there is no store at `{}`", path.display())]
     #[diagnostic(
         code(kiln::cli::no_store),
         help("`kiln build` makes it; `--store` names another one")
     )]
-    NoStore {
-        path: PathBuf,
-    },
+    NoStore { path: PathBuf },
     #[error("`{what}` names nothing in the store")]
     #[diagnostic(code(kiln::cli::nothing_named), help("{help}"))]
-    NothingNamed {
-        what: String,
-        help: String,
-    },
+    NothingNamed { what: String, help: String },
     #[error("several states start with `{digits}`")]
     #[diagnostic(code(kiln::cli::ambiguous_state), help("write more of its digits"))]
-    AmbiguousState {
-        digits: String,
-    },
+    AmbiguousState { digits: String },
     #[error("{found} in the store cannot be used")]
     #[diagnostic(
         code(kiln::cli::damaged_store),
         help("`kiln cache verify --repair` drops it, and the next build makes it again")
     )]
-    DamagedStore {
-        found: String,
-    },
+    DamagedStore { found: String },
     #[error(transparent)]
     #[diagnostic(transparent)]
     Store(#[from] StoreError),
@@ -158,14 +152,10 @@ enum CliError {
         code(kiln::import::unknown_kind),
         help("say what it is: `--from virt`, `commands`, `dib`, `packer` or `dockerfile`")
     )]
-    UnknownInput {
-        path: PathBuf,
-    },
+    UnknownInput { path: PathBuf },
     #[error("`{}` is not UTF-8", path.display())]
     #[diagnostic(code(kiln::import::utf8), help("name a text file"))]
-    NotText {
-        path: PathBuf,
-    },
+    NotText { path: PathBuf },
     #[error("could not {doing} `{}`", path.display())]
     #[diagnostic(
         code(kiln::import::io),
@@ -173,17 +163,10 @@ enum CliError {
             "check that you may {doing} it; a file that is there is overwritten with `--force` only"
         )
     )]
-    Import {
-        doing: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Import { doing: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{name}` is no name of an image")]
     #[diagnostic(code(kiln::import::bad_name), help("choose a name such as `debian-web`"))]
-    BadImageName {
-        name: String,
-        source: crate::name::NameError,
-    },
+    BadImageName { name: String, source: crate::name::NameError },
     #[error("something could not be imported")]
     #[diagnostic(
         code(kiln::import::partial),
@@ -202,9 +185,7 @@ enum CliError {
             "name it as the recipe does, or as the lock file does: `debian-12`, `catalog debian-12`"
         )
     )]
-    UnknownBase {
-        name: String,
-    },
+    UnknownBase { name: String },
     #[error("this host is not ready to build")]
     #[diagnostic(
         code(kiln::doctor::not_ready),
@@ -219,9 +200,7 @@ enum CliError {
     NoInstaller,
     #[error("`{command}` failed")]
     #[diagnostic(code(kiln::doctor::install), help("run it by hand to see why"))]
-    Install {
-        command: String,
-    },
+    Install { command: String },
 }
 
 /// The exit codes; a user's scripts rely on them.
@@ -284,7 +263,7 @@ impl CliError {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let start = arguments.directory.clone().unwrap_or_else(|| PathBuf::from("."));
-    let place = Place { start, store: arguments.store };
+    let place = Place { start, store: arguments.store, offline: arguments.offline };
     let result = match arguments.command {
         Command::Build(command) => command.run(&place),
         Command::Plan(command) => command.run(&place),
@@ -336,10 +315,11 @@ fn terminal_width() -> usize {
     size.map_or(100, |size| usize::from(size.ws_col).clamp(60, 120))
 }
 
-/// Where the user stands, and what was said about the store.
+/// Where the user stands, and what was said about the store and the remotes.
 struct Place {
     start: PathBuf,
     store: Option<PathBuf>,
+    offline: bool,
 }
 
 impl Place {
@@ -356,6 +336,11 @@ impl Place {
             (None, None) if beside.is_dir() => beside,
             (None, None) => user_cache().join("kiln"),
         }
+    }
+
+    /// The remotes, unless the user wants none.
+    fn team(&self, workspace: &Workspace, purpose: remotes::Purpose) -> Result<Team, CliError> {
+        if self.offline { Ok(Team::default()) } else { remotes::team(workspace, purpose) }
     }
 
     fn store(&self, workspace: &Workspace) -> Result<Store, CliError> {
@@ -497,6 +482,7 @@ impl Wanted {
         &self,
         store: Option<&Store>,
         history: &History<'_>,
+        team: &Team,
     ) -> Result<(Plan, Results), CliError> {
         let mut results = store.map_or_else(|| Ok(Results::default()), Store::results)?;
         let trust = self.trust();
@@ -507,7 +493,16 @@ impl Wanted {
             .map(|output| output.image)
             .collect();
         let needed = |image: usize| stale.contains(&image);
-        Ok((crate::plan::plan(&self.actions, &results, needed, history), results))
+        let plan = |shared: &_| crate::plan::plan(&self.actions, &results, needed, history, shared);
+        let alone = plan(&BTreeMap::new());
+        let keys: Vec<ActionKey> =
+            alone.running().map(|node| self.actions.nodes[node].key).collect();
+        let hits = team.find(&keys);
+        for warning in team.warnings(&mut BTreeSet::new()) {
+            eprintln!("warning: {warning}");
+        }
+        let plan = if hits.is_empty() { alone } else { plan(&hits) };
+        Ok((plan, results))
     }
 
     /// The node of a step of the one wanted image. Its own steps come before those of the image that

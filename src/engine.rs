@@ -6,12 +6,16 @@
 //! something meanwhile, or a layer turns out to be damaged, the lane ends, and the loop plans again
 //! once all lanes have come to rest.
 
+mod adopt;
 mod bases;
 mod failure;
+mod flight;
 mod lane;
 mod layers;
 mod outputs;
+mod push;
 mod secrets;
+mod sharing;
 mod uses;
 
 use std::cell::Cell;
@@ -24,8 +28,9 @@ use crate::digest::StateId;
 use crate::execute::{Executor, Fault, FaultKind, recover};
 use crate::files::FileError;
 use crate::output::Wanted;
-use crate::plan::{self, Actions, Fate, History, LastBuild, LastStep, Plan};
+use crate::plan::{self, Actions, Fate, LastBuild, LastStep, Plan};
 use crate::progress::{Progress, StepDone, StepName};
+use crate::remote::team::Team;
 use crate::remote::trust::Trust;
 use crate::schedule::{self, Item, Schedule};
 use crate::secret::Vault;
@@ -35,6 +40,7 @@ use crate::workspace::Workspace;
 
 pub use failure::{BuildError, StepFailure};
 use lane::{Lane, Start};
+use sharing::{Shared, Sharing};
 
 /// How often a build is planned again without having less to run than ever before, until it gives
 /// up: each time something that it relied on turned out to be gone.
@@ -68,6 +74,8 @@ pub struct Engine<'a> {
     pub executor: &'a dyn Executor,
     /// Where the values of secrets are found.
     pub vault: &'a Vault,
+    /// The remotes that it shares results with.
+    pub team: &'a Team,
     /// How.
     pub options: Options,
     /// Becomes true when the user wants the build to end.
@@ -78,7 +86,7 @@ pub struct Engine<'a> {
 enum Event {
     Started { node: usize },
     Line { node: usize, line: String },
-    Waiting { node: usize },
+    Waiting { node: usize, holder: Option<String> },
     Done { node: usize, state: StateId, done: StepDone },
     Written { output: usize, note: String },
     Warning { text: String },
@@ -152,14 +160,30 @@ impl Engine<'_> {
         }
         let work = Work::new(self.store).map_err(BuildError::File)?;
         let mut stale = stale;
+        self.beside(&work, progress, |sharing, progress| {
+            self.rounds(actions, &outputs, &mut stale, &work, sharing, &mut summary, progress)
+        })?;
+        progress.finished(start.elapsed());
+        Ok(summary)
+    }
+
+    /// Builds until nothing is left to do.
+    #[expect(clippy::too_many_arguments, reason = "what a build has and what it changes")]
+    fn rounds(
+        &self,
+        actions: &Actions,
+        outputs: &[Wanted],
+        stale: &mut BTreeSet<usize>,
+        work: &Work,
+        sharing: Option<&Sharing<'_>>,
+        summary: &mut Summary,
+        progress: &mut dyn Progress,
+    ) -> Result<(), BuildError> {
         // Waiting for another kiln takes a round for each of its steps, however many there are.
         let (mut fewest, mut rounds) = (usize::MAX, 0);
         while rounds < MAX_ROUNDS {
-            match self.round(actions, &outputs, &mut stale, &work, &mut summary, progress)? {
-                Round::Complete => {
-                    progress.finished(start.elapsed());
-                    return Ok(summary);
-                }
+            match self.round(actions, outputs, stale, work, sharing, summary, progress)? {
+                Round::Complete => return Ok(()),
                 Round::Again { running } if running < fewest => (fewest, rounds) = (running, 0),
                 Round::Again { .. } => rounds += 1,
             }
@@ -191,21 +215,21 @@ impl Engine<'_> {
         self.workspace.graph.images[image].image.name.value.as_str()
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a build has and what it changes")]
     fn round(
         &self,
         actions: &Actions,
         outputs: &[Wanted],
         stale: &mut BTreeSet<usize>,
         work: &Work,
+        sharing: Option<&Sharing<'_>>,
         summary: &mut Summary,
         progress: &mut dyn Progress,
     ) -> Result<Round, BuildError> {
-        let results = self.results().map_err(BuildError::Store)?;
         let needed = |image: usize| {
             self.options.verify_layers || stale.iter().any(|&output| outputs[output].image == image)
         };
-        let history = History::new(self.workspace, Some(self.store));
-        let plan = plan::plan(actions, &results, needed, &history);
+        let Shared { plan, again } = self.plan(actions, &needed, work, sharing, progress)?;
         let cached = plan.fates.iter().filter(|fate| matches!(fate, Some(Fate::Cached(_)))).count();
         self.find_secrets(actions, &plan)?;
         progress.planned(plan.running().count(), cached);
@@ -225,7 +249,7 @@ impl Engine<'_> {
                 .collect(),
             schedule: Schedule::new(lanes.nodes),
             failures: Vec::new(),
-            replan: false,
+            replan: again,
         };
         let mut for_outputs = lanes.for_outputs;
         let (sender, receiver) = channel();
@@ -246,6 +270,7 @@ impl Engine<'_> {
                         number,
                         work: work.path(),
                         lease: work.lease(),
+                        sharing,
                         sender: Sender::clone(&sender),
                         reached: Cell::default(),
                     };
@@ -260,6 +285,9 @@ impl Engine<'_> {
                     running -= 1;
                 }
                 self.handle(event, &mut round, stale, summary, progress);
+                if let Some(sharing) = sharing {
+                    sharing.tell(progress);
+                }
             }
         });
         let noted = self.note_last_builds(actions, &round.states);
@@ -346,7 +374,7 @@ impl Engine<'_> {
                 progress.started(key(node), &self.step_name(round.actions, node), &why);
             }
             Event::Line { node, line } => progress.line(key(node), &line),
-            Event::Waiting { node } => progress.waiting(key(node)),
+            Event::Waiting { node, holder } => progress.waiting(key(node), holder.as_deref()),
             Event::Done { node, state, done } => {
                 progress.done(key(node), &done);
                 round.states.insert(node, state);

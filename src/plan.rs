@@ -22,6 +22,7 @@ use crate::recipe::{
     Aids, Attached, Base, Fetch, Fetched, FileBase, LocalFile, Origin, Scrub, SecretUse, Step,
     StepKind,
 };
+use crate::remote::team::Hit;
 use crate::source::{Span, Spanned};
 use crate::store::results::{ActionResult, Results};
 use crate::workspace::Workspace;
@@ -418,6 +419,13 @@ fn mistake(error: &InputError, span: Span) -> Mistake {
 pub enum Fate {
     /// A result serves it.
     Cached(StateId),
+    /// A result of a remote serves it.
+    Remote {
+        /// The remote's name.
+        remote: String,
+        /// The state that it led to there.
+        state: StateId,
+    },
     /// It runs.
     Run(Reason),
 }
@@ -450,14 +458,16 @@ pub struct LastStep {
 /// Decides what becomes of each node.
 ///
 /// For each image, the deepest node with a result is taken, and the rest built on exactly that
-/// state. An image that is not `needed`, because all its outputs are there, needs no node. Of several results of one key, the one that the image's last build used is taken, else
-/// the one with the smallest state.
+/// state. An image that is not `needed`, because all its outputs are there, needs no node. Of
+/// several results of one key, the one that the image's last build used is taken, else the one with
+/// the smallest state; one of the store before the one that is `shared` by a remote.
 #[must_use]
 pub fn plan(
     actions: &Actions,
     results: &Results,
     needed: impl Fn(usize) -> bool,
     history: &History<'_>,
+    shared: &BTreeMap<ActionKey, Hit>,
 ) -> Plan {
     let mut fates: Vec<Option<Fate>> = vec![None; actions.nodes.len()];
     for chain in actions.chains.iter().filter(|chain| needed(chain.image)) {
@@ -466,18 +476,26 @@ pub fn plan(
             let usable = history.usable(results, actions.nodes[node].key);
             choose(usable, &last).map(|result| result.state)
         };
-        if let Some(state) = cached(chain.seal) {
-            fates[chain.seal] = Some(Fate::Cached(state));
+        let served = |node: usize| {
+            let of_remote = |hit: &Hit| {
+                let state = hit.accepted.statement.chain.last()?.state;
+                Some(Fate::Remote { remote: hit.remote.clone(), state })
+            };
+            let remote = || shared.get(&actions.nodes[node].key).and_then(of_remote);
+            cached(node).map(Fate::Cached).or_else(remote)
+        };
+        if let Some(fate) = served(chain.seal) {
+            fates[chain.seal] = Some(fate);
             continue;
         }
         // From the top: nothing below the deepest hit is looked at.
         let mut runs = vec![chain.seal];
         for &node in chain.nodes.iter().rev() {
-            if let Some(Fate::Cached(_)) = fates[node] {
+            if let Some(Fate::Cached(_) | Fate::Remote { .. }) = fates[node] {
                 break;
             }
-            if let Some(state) = cached(node) {
-                fates[node] = Some(Fate::Cached(state));
+            if let Some(fate) = served(node) {
+                fates[node] = Some(fate);
                 break;
             }
             runs.push(node);
@@ -510,6 +528,7 @@ impl Fate {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Cached(_) => "cached",
+            Self::Remote { .. } => "remote",
             Self::Run(_) => "run",
         }
     }

@@ -37,6 +37,15 @@ pub struct StepDone {
     pub note: Option<String>,
 }
 
+/// Which way a result goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From a remote.
+    In,
+    /// To a remote.
+    Out,
+}
+
 /// Gets the events of a build.
 pub trait Progress {
     /// The plan is made: how many actions run, and how many are cached.
@@ -45,14 +54,16 @@ pub trait Progress {
     fn started(&mut self, key: ActionKey, step: &StepName, why: &str);
     /// A step printed a line.
     fn line(&mut self, key: ActionKey, line: &str);
-    /// A step waits for another kiln that builds the same.
-    fn waiting(&mut self, key: ActionKey);
+    /// A step waits for another kiln that builds the same; `holder` is its host, if it is another.
+    fn waiting(&mut self, key: ActionKey, holder: Option<&str>);
     /// A step is done and cached.
     fn done(&mut self, key: ActionKey, done: &StepDone);
     /// A step failed.
     fn failed(&mut self, key: ActionKey);
     /// An output is in place, or was all along.
     fn output(&mut self, image: &str, path: &Path, fresh: bool, note: &str);
+    /// A result was taken from a remote, or given to one; so many bytes went over the network.
+    fn shared(&mut self, step: &str, remote: &str, way: Way, bytes: u64);
     /// Something that does not stop the build.
     fn warning(&mut self, text: &str);
     /// The build is over.
@@ -67,12 +78,26 @@ impl Progress for Silent {
     fn planned(&mut self, _: usize, _: usize) {}
     fn started(&mut self, _: ActionKey, _: &StepName, _: &str) {}
     fn line(&mut self, _: ActionKey, _: &str) {}
-    fn waiting(&mut self, _: ActionKey) {}
+    fn waiting(&mut self, _: ActionKey, _: Option<&str>) {}
     fn done(&mut self, _: ActionKey, _: &StepDone) {}
     fn failed(&mut self, _: ActionKey) {}
     fn output(&mut self, _: &str, _: &Path, _: bool, _: &str) {}
+    fn shared(&mut self, _: &str, _: &str, _: Way, _: u64) {}
     fn warning(&mut self, _: &str) {}
     fn finished(&mut self, _: Duration) {}
+}
+
+/// Who builds what a step waits for.
+fn holder_of(holder: Option<&str>) -> String {
+    holder.map_or_else(|| "another kiln".to_owned(), |host| format!("a kiln on {host}"))
+}
+
+/// What is told of a result that went over the network.
+fn shared_line(remote: &str, way: Way, bytes: u64) -> String {
+    match way {
+        Way::In => format!("from {remote}"),
+        Way::Out => format!("to {remote}, {} sent", size(bytes)),
+    }
 }
 
 /// A time as people read it: `0.42 s`, `12.3 s`, `3 min 05 s`.

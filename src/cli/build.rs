@@ -6,13 +6,15 @@ use std::sync::atomic::AtomicBool;
 
 use clap::{Args, ValueEnum};
 
+use super::remotes::Purpose::Share;
 use super::{CliError, Place, Wanted, cache, doctor, lock, show};
-use crate::engine::{Engine, Options};
+use crate::engine::{Engine, Options, outputs};
 use crate::execute::native::Native;
 use crate::host::{self, Purpose};
 use crate::key::Operation;
 use crate::progress::{Fancy, Json, Plain, Progress};
 use crate::recipe::{Layout, ScrubItem};
+use crate::remote::team::Team;
 use crate::secret::Vault;
 
 /// Build images.
@@ -90,11 +92,19 @@ impl Build {
         let native = Native::default();
         let vault = Vault::new(&wanted.workspace.root, &wanted.workspace.settings.secrets);
         let jobs = self.jobs.or(wanted.workspace.settings.jobs).unwrap_or(2);
+        // Whoever has nothing to build is asked for no password.
+        let trust = wanted.trust();
+        let current = outputs(&wanted.workspace, &wanted.actions)
+            .iter()
+            .all(|output| output.is_current(&store, &trust));
+        let idle = current && !self.verify_layers;
+        let team = if idle { Team::default() } else { place.team(&wanted.workspace, Share)? };
         let engine = Engine {
             workspace: &wanted.workspace,
             store: &store,
             executor: &native,
             vault: &vault,
+            team: &team,
             options: Options { jobs, verify_layers: self.verify_layers },
             interrupted: &interrupted,
         };

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
+use super::remotes::Purpose;
 use super::{CliError, Place, Wanted, show};
 use crate::engine::outputs;
 use crate::plan::{self, History, Plan};
@@ -29,8 +30,9 @@ impl PlanCommand {
             show(&lints);
         }
         let store = Store::open_existing(&place.store_path(&wanted.workspace))?;
+        let team = place.team(&wanted.workspace, Purpose::Look)?;
         let history = History::new(&wanted.workspace, store.as_ref());
-        let (plan, _) = wanted.plan(store.as_ref(), &history)?;
+        let (plan, _) = wanted.plan(store.as_ref(), &history, &team)?;
         if self.json {
             println!("{}", as_json(&wanted, &plan, store.as_ref()));
         } else {

@@ -5,7 +5,9 @@ use std::io::{IsTerminal, Write};
 use clap::Args;
 use serde_json::json;
 
+use super::remotes::Purpose;
 use super::{CliError, Place, Wanted, split};
+use crate::name::ImageName;
 use crate::plan::History;
 use crate::plan::why::{Style, Why};
 use crate::store::Store;
@@ -33,8 +35,10 @@ impl WhyCommand {
         let wanted = Wanted::find(place, &[image.to_owned()])?;
         let step = step.map(|step| wanted.step(step)).transpose()?;
         let store = Store::open_existing(&place.store_path(&wanted.workspace))?;
-        let mut history = History::new(&wanted.workspace, store.as_ref());
-        let (plan, results) = wanted.plan(store.as_ref(), &history)?;
+        let team = place.team(&wanted.workspace, Purpose::Look)?;
+        let heads = |image: &ImageName| team.head(image);
+        let mut history = History::new(&wanted.workspace, store.as_ref()).with_heads(&heads);
+        let (plan, results) = wanted.plan(store.as_ref(), &history, &team)?;
         if let Some(start) = &self.against {
             let key = history.find(&results, start)?;
             history = history.against(key);

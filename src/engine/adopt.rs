@@ -110,7 +110,8 @@ impl Adopter<'_> {
             if results.placement(link.state).is_some() {
                 continue;
             }
-            let of_everybody = matches!(below[chain.len() - 1].action.operation, Operation::Fetch(_));
+            let of_everybody =
+                matches!(below[chain.len() - 1].action.operation, Operation::Fetch(_));
             match layer {
                 Some(layer) => wanted.push((at, *layer)),
                 None if at == 0 && of_everybody => return Ok(Adopted::BaseFirst),
@@ -174,7 +175,8 @@ impl Adopter<'_> {
             for _ in 0..LAYERS.min(wanted.len()) {
                 scope.spawn(|| {
                     loop {
-                        let Some(&(at, blob)) = next.lock().expect("no panic holds it").next() else {
+                        let Some(&(at, blob)) = next.lock().expect("no panic holds it").next()
+                        else {
                             return;
                         };
                         match self.layer(chain, at, blob) {

@@ -52,7 +52,7 @@ fn bad(error: &dyn miette::Diagnostic) -> Stop {
     Fault::of(FaultKind::Step, error).into()
 }
 
-impl Lane<'_> {
+impl Lane<'_, '_> {
     /// Makes a layer of a disk image of the workspace.
     pub(super) fn file_base(
         &self,

@@ -11,6 +11,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use super::flight::{Turn, Wish};
+use super::sharing::{Offered, Sharing};
 use super::{End, Engine, Event};
 use crate::digest::StateId;
 use crate::disk::state::DiskState;
@@ -29,6 +31,7 @@ use crate::secret::{Scanner, SecretValue};
 use crate::store::LayerFiles;
 use crate::store::lease::{Held as Leased, Lease};
 use crate::store::objects::Readers;
+use crate::store::results::Placement;
 use crate::store::work::ActionLock;
 
 /// Where a lane's working disk has its files, in the lane's directory.
@@ -55,7 +58,7 @@ pub(super) enum Start {
 }
 
 /// One lane of a build.
-pub(super) struct Lane<'a> {
+pub(super) struct Lane<'a, 's> {
     pub(super) engine: &'a Engine<'a>,
     pub(super) actions: &'a Actions,
     pub(super) outputs: &'a [Wanted],
@@ -68,6 +71,8 @@ pub(super) struct Lane<'a> {
     pub(super) work: &'a Path,
     /// What the build relies on, told to whoever collects garbage.
     pub(super) lease: &'a Lease,
+    /// The remotes, where there are any.
+    pub(super) sharing: Option<&'a Sharing<'s>>,
     pub(super) sender: Sender<Event>,
     /// The last state that it recorded itself.
     pub(super) reached: Cell<Option<StateId>>,
@@ -146,7 +151,7 @@ impl Held {
     }
 }
 
-impl Lane<'_> {
+impl<'s> Lane<'_, 's> {
     /// Does what it is to do, and tells how it ended.
     pub(super) fn run(self) {
         let lane = match &self.start {
@@ -198,12 +203,24 @@ impl Lane<'_> {
         });
         let store = self.engine.store;
         let Ok(results) = store.results() else { return false };
+        let lost = self.sharing.map(|sharing| sharing.fetcher.lost()).unwrap_or_default();
         let mut dropped = false;
         let mut next = state;
         while let Some(state) = next {
             let Some(placement) = results.placement(state) else { break };
-            let objects = [Some(placement.index), placement.data];
-            if objects.into_iter().flatten().any(|id| !store.objects().is_whole(id)) {
+            if lost.contains(&state)
+                && let Some(sharing) = self.sharing
+            {
+                // Or the same result would be taken over again.
+                sharing.team.refuse(state);
+            }
+            // What is here in part is no worse for it, unless the rest cannot be had.
+            let partly = placement.pack.is_some()
+                && placement.data.is_some_and(|id| !store.objects().has(id));
+            let data = placement.data.filter(|_| !partly);
+            let objects = [Some(placement.index), data];
+            let damaged = || objects.into_iter().flatten().any(|id| !store.objects().is_whole(id));
+            if lost.contains(&state) || damaged() {
                 for id in objects.into_iter().flatten() {
                     if !store.objects().is_whole(id) {
                         // A damaged object under its name would be found again by the next build.
@@ -222,7 +239,8 @@ impl Lane<'_> {
         let store = self.engine.store;
         self.hold(state)?;
         let results = store.results().map_err(|error| host(&error))?;
-        match store.chain(&results, state) {
+        let socket = self.sharing.map(|sharing| sharing.socket.as_path());
+        match store.chain(&results, state, socket) {
             Ok(chain) => Ok(chain),
             Err(crate::store::StoreError::MissingLayer { state }) => {
                 // One that was collected meanwhile is gone from the results already.
@@ -274,12 +292,12 @@ impl Lane<'_> {
         if self.engine.interrupted.load(Ordering::SeqCst) {
             return Err(Stop::Replan);
         }
-        let lock = self.lock(number, node)?;
+        let (lock, turn) = self.lock(number, node)?;
         let start = Instant::now();
         let mut downloaded = None;
         let (outcome, layer) = match &node.action.operation {
             Operation::Seal(scrub) => {
-                return self.seal(number, node, scrub, held, directory, start);
+                return self.seal(number, node, scrub, held, directory, start, turn);
             }
             Operation::File(base) => (Outcome::default(), self.file_base(base, held, directory)?),
             Operation::Fetch(base) => {
@@ -318,30 +336,59 @@ impl Lane<'_> {
             let _ = file.remove();
         }
         drop(lock);
+        self.offer(node, &placement, turn);
         let done = StepDone { took, layer: placement.size, note };
         self.tell(Event::Done { node: number, state: placement.state, done });
         Ok(())
     }
 
     /// Takes the right to build a node, and looks whether it has a result meanwhile: another kiln
-    /// built it, or a base made anew from the same bytes brought back what stood on it.
-    fn lock(&self, number: usize, node: &Node) -> Result<ActionLock, Stop> {
+    /// built it, here or elsewhere, or a base made anew from the same bytes brought back what stood
+    /// on it.
+    fn lock(&self, number: usize, node: &Node) -> Result<(ActionLock, Option<Turn<'s>>), Stop> {
         let store = self.engine.store;
         let taken = ActionLock::try_take(store, node.key).map_err(|error| host(&error))?;
-        let waits = taken.is_none();
-        if waits {
-            self.tell(Event::Started { node: number });
-            self.tell(Event::Waiting { node: number });
+        let mut told = false;
+        if taken.is_none() {
+            self.wait_told(number, &mut told, None);
         }
         let lock = taken.map_or_else(|| self.wait_for_lock(node), Ok)?;
         let results = self.engine.results().map_err(|error| host(&error))?;
         if !results.of_action(node.key).is_empty() {
             return Err(Stop::Replan);
         }
-        if !waits {
+        let turn = match self.sharing {
+            None => None,
+            Some(sharing) => {
+                let called_off = self.engine.interrupted;
+                let waiting = |host: &str| self.wait_told(number, &mut told, Some(host));
+                match sharing.flight.wish(node.key, node.impure, called_off, waiting) {
+                    Wish::Run(turn) => turn,
+                    Wish::Built | Wish::CalledOff => return Err(Stop::Replan),
+                }
+            }
+        };
+        if !told {
             self.tell(Event::Started { node: number });
         }
-        Ok(lock)
+        Ok((lock, turn))
+    }
+
+    /// Tells that a node, which has its place in the view from now on, waits for another kiln.
+    fn wait_told(&self, number: usize, told: &mut bool, holder: Option<&str>) {
+        if !*told {
+            self.tell(Event::Started { node: number });
+            *told = true;
+        }
+        let holder = holder.map(str::to_owned);
+        self.tell(Event::Waiting { node: number, holder });
+    }
+
+    /// Lets others have a result.
+    fn offer(&self, node: &Node, placement: &Placement, turn: Option<Turn<'s>>) {
+        let Some(sharing) = self.sharing else { return };
+        let (engine, actions) = (self.engine, self.actions);
+        sharing.offer(Offered { engine, actions, node, placement, turn }.job());
     }
 
     /// Looks again and again, so that the user can end the waiting.
@@ -486,6 +533,7 @@ impl Lane<'_> {
 
     /// The end of an image: the last writes, the layer, a second reading of that state by other
     /// code, the record, the outputs.
+    #[expect(clippy::too_many_arguments, reason = "what a node has and what it is given")]
     fn seal(
         &self,
         number: usize,
@@ -494,6 +542,7 @@ impl Lane<'_> {
         held: &mut Held,
         directory: &Path,
         start: Instant,
+        turn: Option<Turn<'s>>,
     ) -> Result<(), Stop> {
         let log = self.engine.store.log(node.key);
         self.bench(held, directory)?;
@@ -512,6 +561,7 @@ impl Lane<'_> {
         let id = id.map_err(|error| host(&error))?;
         let (took, outcome) = (start.elapsed(), Outcome::default());
         self.record(node, parent, &placement, outcome, Some(id), took, directory)?;
+        self.offer(node, &placement, turn);
         let done = StepDone { took, layer: placement.size, note: Some(report.labels.to_string()) };
         self.tell(Event::Done { node: number, state: placement.state, done });
         self.write_outputs(number, placement.state, &report, &mut *sealed)?;

@@ -28,12 +28,12 @@ pub(super) struct Captured {
 }
 
 /// Seconds since 1970 in UTC.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.map_or(0, |now| now.as_secs())
 }
 
-impl Lane<'_> {
+impl Lane<'_, '_> {
     /// Makes a layer of what a disk's epoch changed, unless a secret is in it.
     pub(super) fn store_epoch(
         &self,
@@ -84,7 +84,7 @@ impl Lane<'_> {
         let files = LayerFiles {
             state,
             index: objects.path(id),
-            data: data.map(|object| Data { object, path: objects.path(object) }),
+            data: data.map(|object| Data { object, path: objects.path(object), fetched_at: None }),
         };
         let parent = index.parent;
         let placement = Placement { state, parent, index: id, data, size, pack: None };

@@ -13,7 +13,7 @@ use crate::progress::size;
 use crate::seal::SealReport;
 use crate::store::LayerFiles;
 
-impl Lane<'_> {
+impl Lane<'_, '_> {
     /// Opens a sealed state afresh.
     pub(super) fn open_sealed(
         &self,

@@ -27,7 +27,7 @@ const BLOB: usize = 16 << 20;
 const DRIFT: usize = 1 << 20;
 
 /// A layer whose pack is known and whose data is here: what a new one may be like.
-pub struct Reference<'a> {
+pub struct Reference {
     /// Its pack.
     pub pack: Pack,
     /// Its index.
@@ -35,7 +35,7 @@ pub struct Reference<'a> {
     /// The same, encoded.
     pub encoded: Vec<u8>,
     /// Its data blocks; `None` where they are not here: then only the same blocks are shared.
-    pub data: Option<&'a File>,
+    pub data: Option<File>,
 }
 
 /// Why a pack could not be made: a file of the host, or whoever takes the blobs.
@@ -77,7 +77,7 @@ pub fn write<E: miette::Diagnostic + Send + 'static>(
     index: &LayerIndex,
     encoded: &[u8],
     data: Option<(ObjectId, &File, &Path)>,
-    references: &[Reference<'_>],
+    references: &[Reference],
     sink: &mut dyn FnMut(BlobRef, Vec<u8>) -> Result<(), E>,
 ) -> Result<Pack, WriteError<E>> {
     let mut writer = Writer {
@@ -100,7 +100,7 @@ pub fn write<E: miette::Diagnostic + Send + 'static>(
 
 /// A reference, ready to be asked.
 struct Known<'a> {
-    reference: &'a Reference<'a>,
+    reference: &'a Reference,
     depths: Vec<u32>,
     /// First data block of each piece of its data.
     starts: Vec<u64>,
@@ -109,7 +109,7 @@ struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
-    fn new(reference: &'a Reference<'a>) -> Self {
+    fn new(reference: &'a Reference) -> Self {
         let mut next = 0;
         let starts = reference.pack.data.iter().map(|piece| {
             next += u64::from(piece.len) / BLOCK;
@@ -336,7 +336,7 @@ impl<E: miette::Diagnostic + Send + 'static> Writer<'_, E> {
                     let blocks = read_blocks(file, &draft.blocks).context("read", path)?;
                     let mut prefix = Vec::with_capacity(draft.prefix.len() * BLOCK_LEN);
                     for &Old::Data { reference, block } in &draft.prefix {
-                        let data = references[reference].reference.data;
+                        let data = references[reference].reference.data.as_ref();
                         let data = data.expect("a layer with data blocks has data");
                         prefix.extend(read_blocks(data, &[block]).context("read", path)?);
                     }

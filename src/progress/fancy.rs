@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::{Progress, StepDone, StepName, duration, size};
+use super::{Progress, StepDone, StepName, Way, duration, holder_of, shared_line, size};
 use crate::digest::ActionKey;
 
 const TICK: Duration = Duration::from_millis(120);
@@ -85,9 +85,9 @@ impl Progress for Fancy {
         }
     }
 
-    fn waiting(&mut self, key: ActionKey) {
+    fn waiting(&mut self, key: ActionKey, holder: Option<&str>) {
         if let Some((bar, _)) = self.bars.get(&key) {
-            bar.set_message("another kiln builds it; waiting");
+            bar.set_message(format!("{} builds it; waiting", holder_of(holder)));
         }
     }
 
@@ -110,6 +110,10 @@ impl Progress for Fancy {
         let mark = self.bold.paint(GREEN, if fresh { "→" } else { "=" });
         let note = self.bold.paint(FAINT, note);
         self.say(&format!("{mark} {image}  {}{note}", path.display()));
+    }
+
+    fn shared(&mut self, step: &str, remote: &str, way: Way, bytes: u64) {
+        self.say(&self.bold.paint(FAINT, &format!("{step}  {}", shared_line(remote, way, bytes))));
     }
 
     fn warning(&mut self, text: &str) {

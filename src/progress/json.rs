@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Progress, StepDone, StepName};
+use super::{Progress, StepDone, StepName, Way};
 use crate::digest::ActionKey;
 
 /// Writes JSON lines.
@@ -48,8 +48,8 @@ impl<W: Write> Progress for Json<W> {
         self.say(&json!({ "event": "line", "key": key, "line": line }));
     }
 
-    fn waiting(&mut self, key: ActionKey) {
-        self.say(&json!({ "event": "waiting", "key": key }));
+    fn waiting(&mut self, key: ActionKey, holder: Option<&str>) {
+        self.say(&json!({ "event": "waiting", "key": key, "holder": holder }));
     }
 
     fn done(&mut self, key: ActionKey, done: &StepDone) {
@@ -68,6 +68,14 @@ impl<W: Write> Progress for Json<W> {
             "event": "output", "image": image, "path": path.to_string_lossy(), "fresh": fresh,
             "note": note.trim(),
         }));
+    }
+
+    fn shared(&mut self, step: &str, remote: &str, way: Way, bytes: u64) {
+        let event = match way {
+            Way::In => "taken",
+            Way::Out => "given",
+        };
+        self.say(&json!({ "event": event, "step": step, "remote": remote, "bytes": bytes }));
     }
 
     fn warning(&mut self, text: &str) {

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Progress, StepDone, StepName, duration, size};
+use super::{Progress, StepDone, StepName, Way, duration, holder_of, shared_line, size};
 use crate::digest::ActionKey;
 
 /// Writes plain lines.
@@ -51,9 +51,9 @@ impl<W: Write> Progress for Plain<W> {
         }
     }
 
-    fn waiting(&mut self, key: ActionKey) {
+    fn waiting(&mut self, key: ActionKey, holder: Option<&str>) {
         let name = self.name(key);
-        self.say(&format!("wait  {name}  another kiln builds it"));
+        self.say(&format!("wait  {name}  {} builds it", holder_of(holder)));
     }
 
     fn done(&mut self, key: ActionKey, done: &StepDone) {
@@ -72,6 +72,11 @@ impl<W: Write> Progress for Plain<W> {
     fn output(&mut self, image: &str, path: &Path, fresh: bool, note: &str) {
         let what = if fresh { "made " } else { "same " };
         self.say(&format!("{what} {image}  {}{note}", path.display()));
+    }
+
+    fn shared(&mut self, step: &str, remote: &str, way: Way, bytes: u64) {
+        let word = if way == Way::In { "take " } else { "give " };
+        self.say(&format!("{word} {step}  {}", shared_line(remote, way, bytes)));
     }
 
     fn warning(&mut self, text: &str) {

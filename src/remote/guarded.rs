@@ -67,6 +67,12 @@ impl Guarded {
         Some(text)
     }
 
+    /// Whether it is still asked.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        !self.state().off
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -6,15 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use super::Guarded;
 use super::accept::Accepted;
 use super::backend::{Backend, RemoteError};
-use super::guarded::Guarded;
 use super::signing::Signer;
 use super::statement::ResultRecord;
 use super::trust::Trust;
 use super::{BlobId, BlobRef, RecordKind, RecordName};
 use crate::digest::{ActionKey, StateId};
-use crate::name::Namespace;
+use crate::explain::Head;
+use crate::name::{ImageName, Namespace};
 use crate::pack::Source;
 
 /// Questions that are asked at one time.
@@ -152,6 +153,18 @@ impl Team {
                 None
             }
         }
+    }
+
+    /// What an image's newest shared build was made of, by the first remote that says it: to be
+    /// shown, and believed for nothing else.
+    #[must_use]
+    pub fn head(&self, image: &ImageName) -> Option<Head> {
+        let namespace = self.namespace.clone();
+        let name = RecordName { namespace, kind: RecordKind::Image, name: image.to_string() };
+        self.members.iter().find_map(|member| {
+            let bytes = member.backend.record(&name).ok().flatten()?;
+            Head::decode(&bytes, image).ok()
+        })
     }
 
     /// Uses no result any more that stands on a state: its layer cannot be had.

@@ -71,7 +71,7 @@ impl Progress for Collects<'_> {
         self.collect();
     }
 
-    fn waiting(&mut self, _: ActionKey) {}
+    fn waiting(&mut self, _: ActionKey, _: Option<&str>) {}
 
     fn done(&mut self, _: ActionKey, _: &StepDone) {
         self.collect();
@@ -84,6 +84,8 @@ impl Progress for Collects<'_> {
     fn output(&mut self, _: &str, _: &Path, _: bool, _: &str) {
         self.collect();
     }
+
+    fn shared(&mut self, _: &str, _: &str, _: kiln::progress::Way, _: u64) {}
 
     fn warning(&mut self, text: &str) {
         panic!("{text}");

@@ -68,7 +68,7 @@ fn why_asked(space: &TestSpace, image: &str, asked: &Asked<'_>) -> Why {
     if let Some(heads) = asked.heads {
         history = history.with_heads(heads);
     }
-    let plan = plan::plan(&actions, &results, |_| true, &history);
+    let plan = plan::plan(&actions, &results, |_| true, &history, &BTreeMap::new());
     if let Some(key) = asked.against {
         history = history.against(key);
     }

@@ -165,7 +165,7 @@ impl TestSpace {
         let trust = Trust::new(&workspace.settings.sharing.trusted);
         results.leave_out(|signer| trust.allows(signer));
         let history = History::new(&workspace, Some(&store));
-        let plan = plan::plan(&actions, &results, |_| true, &history);
+        let plan = plan::plan(&actions, &results, |_| true, &history, &BTreeMap::new());
         let fates = actions.nodes.iter().zip(plan.fates);
         fates.filter_map(|(node, fate)| Some((node.name.clone(), fate?))).collect()
     }
@@ -295,7 +295,7 @@ impl Progress for Watch<'_> {
 
     fn line(&mut self, _: ActionKey, _: &str) {}
 
-    fn waiting(&mut self, _: ActionKey) {
+    fn waiting(&mut self, _: ActionKey, _: Option<&str>) {
         self.waited += 1;
         if let Some(call) = &mut self.on_waiting {
             call();
@@ -311,6 +311,8 @@ impl Progress for Watch<'_> {
     fn output(&mut self, image: &str, _: &Path, fresh: bool, _: &str) {
         self.outputs.push((image.to_owned(), fresh));
     }
+
+    fn shared(&mut self, _: &str, _: &str, _: kiln::progress::Way, _: u64) {}
 
     fn warning(&mut self, text: &str) {
         self.warnings.push(text.to_owned());
