@@ -312,7 +312,7 @@ fn check_results(store: &Store) {
     let (results, objects) = (store.results().unwrap(), store.objects());
     for result in results.iter() {
         assert!(objects.is_whole(result.manifest));
-        let chain = store.chain(&results, result.state).unwrap();
+        let chain = store.chain(&results, result.state, None).unwrap();
         for files in &chain {
             let placement = results.placement(files.state).unwrap();
             assert!(objects.is_whole(placement.index) && objects.is_whole(placement.data.unwrap()));
@@ -456,7 +456,7 @@ fn check_kept(store: &Store, [pinned, _, last]: [StateId; 3]) {
     check_refs(store);
     let results = store.results().unwrap();
     for state in [pinned, last] {
-        assert!(store.chain(&results, state).is_ok());
+        assert!(store.chain(&results, state, None).is_ok());
     }
     assert_eq!(store.refs().pins().unwrap().len(), 1);
 }

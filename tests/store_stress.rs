@@ -211,7 +211,7 @@ fn check(directory: &Path) {
     let store = Store::open(&root).unwrap();
     recover(&store, &mut |warning| panic!("{warning}")).unwrap();
     let results = store.results().unwrap();
-    let read = |state| Content::of_chain(&store.chain(&results, state).unwrap());
+    let read = |state| Content::of_chain(&store.chain(&results, state, None).unwrap());
     for result in results.iter() {
         let content = read(result.state);
         let below = result.parent.map_or(Vec::new(), |parent| read(parent).records);

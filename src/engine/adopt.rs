@@ -62,8 +62,8 @@ impl AdoptError {
 
 /// What became of a shared result.
 pub(super) enum Adopted {
-    /// It is in the store: so many layers were new.
-    Done { layers: usize },
+    /// It is in the store.
+    Done,
     /// It stands on a base that is downloaded rather than shared, and that is not here yet.
     BaseFirst,
 }
@@ -143,7 +143,7 @@ impl Adopter<'_> {
             host: statement.host.clone(),
         };
         self.store.record_all(&placements, &result)?;
-        Ok(Adopted::Done { layers: placements.len() })
+        Ok(Adopted::Done)
     }
 
     fn put(&self, bytes: &[u8]) -> Result<ObjectId, FileError> {

@@ -185,7 +185,7 @@ impl Engine<'_> {
                 let node = &actions.nodes[number];
                 let Some(hit) = hits.get(&node.key) else { continue };
                 match adopter.adopt(actions, node, hit, &results) {
-                    Ok(Adopted::Done { .. }) => {
+                    Ok(Adopted::Done) => {
                         progress.shared(&node.name, &hit.remote, Way::In, 0);
                         hits.remove(&node.key);
                     }
@@ -199,6 +199,10 @@ impl Engine<'_> {
                             hit.remote,
                             super::failure::in_one_line(&error)
                         );
+                        // Or whoever waits for it would take it for built, again and again.
+                        if let Some(last) = hit.accepted.statement.chain.last() {
+                            sharing.team.refuse(last.state);
+                        }
                         if error.is_of_host() {
                             progress.warning(&text);
                         } else {

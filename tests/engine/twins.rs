@@ -59,7 +59,7 @@ fn a_layer_over_the_other_twin_does_not_open() {
     let chain = |nonces: &[u64], name: &str| {
         let mut states = states(&here, name).into_iter();
         let state = states.find(|&state| nonces.starts_with(&here.state(state).nonces()));
-        store.chain(&results, state.unwrap()).unwrap()
+        store.chain(&results, state.unwrap(), None).unwrap()
     };
     for (upper, lower) in [(&own[0], &own[1]), (&own[1], &own[0])] {
         let mut mixed = chain(lower, "web/run-command");

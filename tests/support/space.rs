@@ -11,7 +11,8 @@ use kiln::engine::{BuildError, Engine, Options, Summary};
 use kiln::explain::Reason;
 use kiln::lock::Lock;
 use kiln::plan::{self, Actions, Fate, History};
-use kiln::progress::{Progress, StepDone, StepName};
+use kiln::progress::{Progress, StepDone, StepName, Way};
+use kiln::remote::team::Team;
 use kiln::remote::trust::Trust;
 use kiln::source::Sources;
 use kiln::store::Store;
@@ -38,6 +39,8 @@ pub(crate) struct TestSpace {
     pub(crate) now: Duration,
     /// Whether the user wants the end.
     pub(crate) interrupted: AtomicBool,
+    /// The remotes that it shares results with.
+    pub(crate) team: Team,
 }
 
 impl TestSpace {
@@ -58,6 +61,7 @@ impl TestSpace {
             options: Options { jobs: 1, verify_layers: true },
             now: Duration::from_secs(1_000_000),
             interrupted: AtomicBool::new(false),
+            team: Team::default(),
         };
         space.recipe(recipe);
         space.base("base.img", 7);
@@ -134,6 +138,7 @@ impl TestSpace {
             executor: &self.executor,
             vault: &kiln::secret::Vault::new(&workspace.root, &workspace.settings.secrets),
             options: self.options,
+            team: &self.team,
             interrupted: &self.interrupted,
         };
         let built = engine.build(&self.actions(&workspace), progress);
@@ -191,7 +196,7 @@ impl TestSpace {
     /// What a state holds, read through exactly its own chain.
     pub(crate) fn state(&self, state: StateId) -> Content {
         let store = self.open();
-        Content::of_chain(&store.chain(&store.results().unwrap(), state).unwrap())
+        Content::of_chain(&store.chain(&store.results().unwrap(), state, None).unwrap())
     }
 
     /// Reads every output and every state of the store: all must be disks in themselves.
@@ -273,6 +278,8 @@ pub(crate) struct Watch<'a> {
     pub(crate) outputs: Vec<(String, bool)>,
     /// What it warned of.
     pub(crate) warnings: Vec<String>,
+    /// What was taken from remotes, and what was given to them.
+    pub(crate) shared: Vec<(String, Way)>,
     /// How often a step waited for another build.
     pub(crate) waited: usize,
     /// Called each time.
@@ -312,7 +319,9 @@ impl Progress for Watch<'_> {
         self.outputs.push((image.to_owned(), fresh));
     }
 
-    fn shared(&mut self, _: &str, _: &str, _: kiln::progress::Way, _: u64) {}
+    fn shared(&mut self, step: &str, _: &str, way: Way, _: u64) {
+        self.shared.push((step.to_owned(), way));
+    }
 
     fn warning(&mut self, text: &str) {
         self.warnings.push(text.to_owned());
