@@ -17,6 +17,8 @@ mod damage;
 mod properties;
 #[path = "engine/secrets.rs"]
 mod secrets;
+#[path = "engine/stress.rs"]
+mod stress;
 #[path = "engine/together.rs"]
 mod together;
 #[path = "engine/twins.rs"]
