@@ -11,6 +11,8 @@ mod space;
 mod builds;
 #[path = "engine/collect.rs"]
 mod collect;
+#[path = "engine/commands.rs"]
+mod commands;
 #[path = "engine/damage.rs"]
 mod damage;
 #[path = "engine/properties.rs"]
