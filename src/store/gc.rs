@@ -9,7 +9,7 @@
 //! Before each step the leases are read anew, and then the journal: a build records its result before
 //! its lease ends, so that what it made is in one of the two.
 //!
-//! It works on a full disk: see [`reserve`].
+//! It works on a full disk: see `store::reserve`.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;

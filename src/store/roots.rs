@@ -52,7 +52,9 @@ impl Roots {
         for held in leases {
             match held {
                 Held::State(state) => roots.keep(state, Why::Running),
-                Held::Object(object) => drop(roots.objects.insert(object)),
+                Held::Object(object) => {
+                    roots.objects.insert(object);
+                }
             }
         }
         for (name, pin) in store.refs().pins()? {
