@@ -138,7 +138,7 @@ fn nothing_waits_while_a_step_runs() {
             other.try_build().unwrap();
             sender.send(()).unwrap();
         });
-        let done = receiver.recv_timeout(Duration::from_secs(120));
+        let done = receiver.recv_timeout(Duration::from_mins(2));
         gate.permit(1);
         builds.join().unwrap().unwrap();
         assert!(done.is_ok(), "something waits for the step");

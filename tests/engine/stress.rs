@@ -224,7 +224,7 @@ fn check(directory: &Path) {
         let (name, state) = (note.file_name(), fs::read_to_string(note.path()).unwrap());
         let pin = pins.iter().find(|(pin, _)| name == pin.as_str());
         // A process may have been killed between the note's making and its first byte.
-        assert!(state.is_empty() || pin.is_some(), "the pin {name:?} is lost");
+        assert!(state.is_empty() || pin.is_some(), "the pin {} is lost", name.display());
     }
     for (name, pin) in &pins {
         assert!(results.placement(pin.state).is_some(), "what {name} keeps is lost");
