@@ -10,7 +10,7 @@
 //!   format                    "kiln store 1\n"; another text is refused
 //!   objects/ab/cdef…          immutable, named by the BLAKE3 of its bytes
 //!   results                   a journal of results and placements, see [`journal`]
-//!   reserve                   room for the journal of a collection on a full disk, see [`reserve`]
+//!   reserve                   room for the journal of a collection on a full disk, see `store::reserve`
 //!   partial/STATE             data of a layer that lies on a remote, as far as it was fetched
 //!   refs/outputs/DIGEST       what an output file was made from
 //!   refs/images/NAME          the states that an image's last build used

@@ -11,12 +11,16 @@ mod space;
 mod builds;
 #[path = "engine/collect.rs"]
 mod collect;
+#[path = "engine/commands.rs"]
+mod commands;
 #[path = "engine/damage.rs"]
 mod damage;
 #[path = "engine/properties.rs"]
 mod properties;
 #[path = "engine/secrets.rs"]
 mod secrets;
+#[path = "engine/stress.rs"]
+mod stress;
 #[path = "engine/together.rs"]
 mod together;
 #[path = "engine/twins.rs"]

@@ -9,7 +9,7 @@
 //! Before each step the leases are read anew, and then the journal: a build records its result before
 //! its lease ends, so that what it made is in one of the two.
 //!
-//! It works on a full disk: see [`reserve`].
+//! It works on a full disk: see `store::reserve`.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
@@ -98,7 +98,7 @@ pub fn collect_with(
     between(Phase::Looked);
     let Decision { dropped, stays, unmet } = {
         let _alone = store.removing()?;
-        let roots = Roots::read(store, policy.keep_builds)?;
+        let roots = Roots::read(store, policy.keep_builds, lease::all(store)?)?;
         let results = store.results()?;
         let decision = decision(store, &results, &roots, &inventory, policy, now);
         let gone = decision.dropped.iter().map(|dropped| Record::Dropped { state: dropped.state });
@@ -130,7 +130,7 @@ pub fn collect_with(
 /// As [`collect`].
 pub fn preview(store: &Store, policy: &Retention, now: u64) -> Result<Collected, StoreError> {
     let inventory = Inventory::read(store)?;
-    let roots = Roots::read(store, policy.keep_builds)?;
+    let roots = Roots::read(store, policy.keep_builds, lease::visible(store)?)?;
     let results = store.results()?;
     let Decision { dropped, stays, unmet } =
         decision(store, &results, &roots, &inventory, policy, now);

@@ -67,12 +67,11 @@ pub(super) fn state_of(name: &str) -> Option<StateId> {
     name.get(..64).and_then(|id| id.parse().ok())
 }
 
-/// The names in a directory that are text; none where it is not there.
+/// The names in a directory that are text; none where it is not there, or is not for this user.
 pub(super) fn names(directory: &Path) -> Result<Vec<String>, FileError> {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     let entries = match fs::read_dir(directory) {
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
-        {
+        Err(error) if [NotFound, NotADirectory, PermissionDenied].contains(&error.kind()) => {
             return Ok(Vec::new());
         }
         entries => entries.context("read", directory)?,

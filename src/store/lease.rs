@@ -103,6 +103,16 @@ impl Lease {
 /// # Errors
 /// Where a lease cannot be read: then nothing may be removed.
 pub fn all(store: &Store) -> Result<BTreeSet<Held>, FileError> {
+    read_all(store, &[io::ErrorKind::NotFound, io::ErrorKind::NotADirectory])
+}
+
+/// The same without the leases that this user may not read: for those who only look.
+pub(super) fn visible(store: &Store) -> Result<BTreeSet<Held>, FileError> {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    read_all(store, &[NotFound, NotADirectory, PermissionDenied])
+}
+
+fn read_all(store: &Store, none: &[io::ErrorKind]) -> Result<BTreeSet<Held>, FileError> {
     let work = store.work();
     let mut held = BTreeSet::new();
     for entry in fs::read_dir(&work).context("read", &work)? {
@@ -111,11 +121,7 @@ pub fn all(store: &Store) -> Result<BTreeSet<Held>, FileError> {
             Ok(bytes) => {
                 held.extend(String::from_utf8_lossy(&bytes).lines().filter_map(Held::parse));
             }
-            Err(error)
-                if matches!(
-                    error.source.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) => {}
+            Err(error) if none.contains(&error.source.kind()) => {}
             Err(error) => return Err(error),
         }
     }

@@ -17,7 +17,7 @@ use crate::files::{Context, FileError};
 
 /// A held lock; it goes with the value.
 #[derive(Debug)]
-pub struct Lock {
+pub(super) struct Lock {
     _file: File,
 }
 

@@ -103,7 +103,7 @@ pub enum Record {
 /// All that a journal says at one moment.
 #[derive(Debug, Default)]
 pub struct Results {
-    results: HashMap<ActionKey, Vec<ActionResult>>,
+    by_action: HashMap<ActionKey, Vec<ActionResult>>,
     placements: HashMap<StateId, Placement>,
     broken: BTreeSet<StateId>,
 }
@@ -117,7 +117,7 @@ impl Results {
             match record {
                 Record::Result(result) => {
                     leading.entry(result.state).or_default().push(result.key);
-                    let twins = all.results.entry(result.key).or_default();
+                    let twins = all.by_action.entry(result.key).or_default();
                     twins.retain(|twin| twin.state != result.state);
                     twins.push(result);
                 }
@@ -140,7 +140,7 @@ impl Results {
     }
 
     fn forget(&mut self, key: ActionKey, state: StateId) {
-        if let Some(twins) = self.results.get_mut(&key) {
+        if let Some(twins) = self.by_action.get_mut(&key) {
             twins.retain(|twin| twin.state != state);
         }
     }
@@ -149,7 +149,7 @@ impl Results {
     pub(super) fn records(&self) -> Vec<Record> {
         let mut placements: Vec<_> = self.placements.values().cloned().collect();
         placements.sort_by_key(|placement| placement.state);
-        let mut results: Vec<_> = self.results.iter().collect();
+        let mut results: Vec<_> = self.by_action.iter().collect();
         results.sort_by_key(|(key, _)| **key);
         let results = results.into_iter().flat_map(|(_, twins)| twins.clone()).map(Record::Result);
         placements.into_iter().map(Record::Placement).chain(results).collect()
@@ -180,14 +180,14 @@ impl Results {
                 whole.extend(path);
             }
         }
-        let named = self.results.values().flatten().map(|result| result.state);
+        let named = self.by_action.values().flatten().map(|result| result.state);
         let known = self.placements.keys().copied().chain(named);
         self.broken = known.filter(|state| !whole.contains(state)).collect();
         self.placements.retain(|state, _| whole.contains(state));
-        for twins in self.results.values_mut() {
+        for twins in self.by_action.values_mut() {
             twins.retain(|result| whole.contains(&result.state));
         }
-        self.results.retain(|_, twins| !twins.is_empty());
+        self.by_action.retain(|_, twins| !twins.is_empty());
     }
 
     /// Takes out the results of signers that do not count, and all that was made on such a state,
@@ -231,7 +231,7 @@ impl Results {
     /// The results of an action, oldest first.
     #[must_use]
     pub fn of_action(&self, key: ActionKey) -> &[ActionResult] {
-        self.results.get(&key).map_or(&[], Vec::as_slice)
+        self.by_action.get(&key).map_or(&[], Vec::as_slice)
     }
 
     /// Where a state's layer lies.
@@ -258,7 +258,7 @@ impl Results {
 
     /// Every result, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &ActionResult> {
-        self.results.values().flatten()
+        self.by_action.values().flatten()
     }
 }
 

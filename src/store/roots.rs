@@ -1,14 +1,14 @@
 //! What must stay in a store, and why: pins, leases, outputs, and the last builds of images.
 //!
-//! Leases are read first. A build records its result before its lease ends, so that whoever reads the
-//! journal after this finds either the lease or the result.
+//! Leases have been read before, and the journal is read afterwards. A build records its result before
+//! its lease ends, so that one of the two has what it made.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use super::lease::{self, Held};
+use super::lease::Held;
 use super::refs::{Built, OutputRecord};
 use super::{Store, StoreError};
 use crate::digest::{ObjectId, StateId};
@@ -42,13 +42,19 @@ pub(super) struct Roots {
 }
 
 impl Roots {
-    /// Reads what must stay, where `keep_builds` last builds of each image do.
-    pub(super) fn read(store: &Store, keep_builds: usize) -> Result<Self, StoreError> {
+    /// Reads what must stay beside what leases hold, where `keep_builds` last builds of each image do.
+    pub(super) fn read(
+        store: &Store,
+        keep_builds: usize,
+        leases: BTreeSet<Held>,
+    ) -> Result<Self, StoreError> {
         let mut roots = Self::default();
-        for held in lease::all(store)? {
+        for held in leases {
             match held {
                 Held::State(state) => roots.keep(state, Why::Running),
-                Held::Object(object) => drop(roots.objects.insert(object)),
+                Held::Object(object) => {
+                    roots.objects.insert(object);
+                }
             }
         }
         for (name, pin) in store.refs().pins()? {

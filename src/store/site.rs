@@ -332,4 +332,60 @@ mod tests {
         std::os::unix::fs::chown(&store, Some(1234), None).unwrap();
         assert!(check(&link).is_ok(), "what it leads to is the same user's");
     }
+
+    /// All that another user of the group may not write to.
+    fn closed_to_the_group(root: &Path, group: u32) -> String {
+        use std::os::unix::process::CommandExt;
+        let mut find = std::process::Command::new("find");
+        let find = find.arg(root).args(["!", "-writable"]).uid(54_321).gid(group);
+        let output = find.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn a_store_of_a_group_can_be_written_by_everybody_in_it() {
+        use crate::name::ImageName;
+        use crate::store::refs::{Built, Pin};
+        use crate::store::work::{ActionLock, Work};
+        use crate::store::{Store, gc, samples};
+
+        const GROUP: u32 = 54_322;
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        let root = directory.path().join("store");
+        fs::create_dir(&root).unwrap();
+        std::os::unix::fs::chown(&root, None, Some(GROUP)).unwrap();
+        fs::set_permissions(&root, Permissions::from_mode(0o2775)).unwrap();
+        let store = Store::open(&root).unwrap();
+        let work = Work::new(&store).unwrap();
+        let state = samples::layer(&store, &work, 1, None);
+        store.pin(&"p".parse().unwrap(), &Pin { state, what: String::new(), at: 7 }).unwrap();
+        let image: ImageName = "web".parse().unwrap();
+        store.refs().note_build(&image, Built { at: 7, state, sealed: true }).unwrap();
+        let _lock = ActionLock::try_take(&store, samples::key(1)).unwrap();
+        gc::collect(&store, &crate::recipe::Retention::default(), gc::now()).unwrap();
+        assert_eq!(closed_to_the_group(&root, GROUP), "");
+        let results = store.results().unwrap();
+        let placement = results.placement(state).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        // Others may read what they could read before, and no more.
+        assert_eq!(mode(&store.objects().path(placement.data.unwrap())), 0o660);
+        assert_eq!(mode(&store.objects().path(placement.index)), 0o664);
+        assert_eq!(mode(&root.join("logs")), 0o2770);
+        assert_eq!(mode(&store.partial()), 0o2770);
+        assert_eq!(mode(work.path()), 0o2770);
+        assert_eq!(mode(&root.join("objects")), 0o2775);
+    }
+
+    #[test]
+    fn a_store_of_its_owner_is_not_given_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("store");
+        let store = crate::store::Store::open(&root).unwrap();
+        for entry in walkdir::WalkDir::new(store.root()) {
+            let mode = entry.unwrap().metadata().unwrap().mode();
+            assert_eq!(mode & 0o022, 0);
+        }
+    }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::inventory::{Inventory, on_disk};
 use super::results::{Placement, Results};
 use super::roots::{Roots, Why};
-use super::{Store, StoreError, retention, work};
+use super::{Store, StoreError, lease, retention, work};
 use crate::digest::{ObjectId, StateId};
 use crate::name::ImageName;
 
@@ -73,7 +73,7 @@ impl Survey {
     /// Where something cannot be read.
     pub fn read(store: &Store, keep_builds: usize) -> Result<Self, StoreError> {
         let inventory = Inventory::read(store)?;
-        let roots = Roots::read(store, keep_builds)?;
+        let roots = Roots::read(store, keep_builds, lease::visible(store)?)?;
         let results = store.results()?;
         let used = retention::last_uses(&results, &inventory, &roots.used);
         Ok(Self { results, inventory, used, kept: roots.states, held: roots.objects })

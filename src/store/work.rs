@@ -56,6 +56,8 @@ impl Work {
             .map_or(0, |now| now.as_nanos());
         let (root, access) = (store.work(), store.access);
         let path = root.join(format!("{}-{nanos:x}", std::process::id()));
+        // A store of an older kiln has none.
+        access.directory(&store.partial(), 0o750)?;
         let _entry = entry(&root, access)?;
         access.directory(&path, 0o700)?;
         let lease = Lease::new(&root, &path, access)?;

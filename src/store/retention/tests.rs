@@ -118,8 +118,8 @@ fn dropped(model: &Model, policy: &Retention) -> Vec<(usize, Rule)> {
     dropped.iter().map(|dropped| (model.number(dropped.state), dropped.rule)).collect()
 }
 
-fn seconds(n: u64) -> Option<Duration> {
-    Some(Duration::from_secs(n))
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
 }
 
 #[test]
@@ -131,11 +131,11 @@ fn without_rules_nothing_goes() {
 #[test]
 fn age_counts_from_the_last_use_of_what_stands_on_it() {
     let model = Model::default().on(None, 500, 10).on(Some(0), 500, 10).on(Some(0), 50, 10);
-    let policy = Retention { age: seconds(100), ..Retention::default() };
+    let policy = Retention { age: Some(seconds(100)), ..Retention::default() };
     assert_eq!(dropped(&model, &policy), [(1, Rule::Age)]);
-    let policy = Retention { age: seconds(49), ..Retention::default() };
+    let policy = Retention { age: Some(seconds(49)), ..Retention::default() };
     assert_eq!(dropped(&model, &policy).len(), 3);
-    let policy = Retention { age: seconds(500), ..Retention::default() };
+    let policy = Retention { age: Some(seconds(500)), ..Retention::default() };
     assert_eq!(dropped(&model, &policy), []);
 }
 
@@ -143,7 +143,7 @@ fn age_counts_from_the_last_use_of_what_stands_on_it() {
 fn what_is_kept_keeps_what_it_stands_on() {
     let mut model = Model::default().on(None, 500, 10).on(Some(0), 500, 10).on(Some(0), 500, 10);
     model.kept.insert(2);
-    let policy = Retention { age: seconds(1), size: Some(0), ..Retention::default() };
+    let policy = Retention { age: Some(seconds(1)), size: Some(0), ..Retention::default() };
     let decision = model.decide(&policy);
     assert_eq!(dropped(&model, &policy), [(1, Rule::Age)]);
     assert_eq!(decision.unmet, [Rule::Size]);
@@ -157,12 +157,12 @@ fn unused_bases_go_by_rules_of_their_own() {
         Model::default().on(None, 200, 10).on(Some(0), 150, 10).on(None, 200, 10).on(None, 200, 10);
     model.resized.insert(1);
     model.kept.insert(3);
-    let day = Retention { unused_original: seconds(160), ..Retention::default() };
+    let day = Retention { unused_original: Some(seconds(160)), ..Retention::default() };
     assert_eq!(dropped(&model, &day), [(2, Rule::UnusedOriginal)]);
-    let both = Retention { unused_resized: seconds(100), ..day.clone() };
+    let both = Retention { unused_resized: Some(seconds(100)), ..day.clone() };
     // The resized one was used later than the original's rule allows.
     assert_eq!(dropped(&model, &both), [(1, Rule::UnusedResized), (2, Rule::UnusedOriginal)]);
-    let short = Retention { unused_original: seconds(140), ..both };
+    let short = Retention { unused_original: Some(seconds(140)), ..both };
     assert_eq!(dropped(&model, &short).len(), 3);
     let model = model.on(Some(1), 1, 10);
     assert_eq!(dropped(&model, &short), [(2, Rule::UnusedOriginal)], "a step stands on it");
