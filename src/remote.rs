@@ -18,10 +18,31 @@
 //! `NAMESPACE.results.KEY`, its bytes are the manifest's config, and every blob that it needs is one
 //! of the manifest's layers: so that a registry's own tools list, copy and delete results whole.
 //!
-//! Write order is blobs, then the record that names them.
+//! Write order is blobs, then the record that names them. Nothing is ever listed.
+//!
+//! [`open()`] makes a [`backend::Backend`] of an address; a [`Guarded`] one is not asked any more
+//! once it fails too often; a [`Bundle`] is a remote in one file. Which crates speak for us: `opendal`
+//! for object stores, over our own `wire`, which bounds what comes and sees where redirects lead; and
+//! for registries the `wire` alone, as `oci-client` reads manifests, errors and tokens whole, however
+//! long they are, and hides what a server says of waiting.
 
 pub mod backend;
+mod bundle;
+mod call;
+mod directory;
+mod guarded;
+mod objects;
+mod open;
+mod read_only;
+mod registry;
 pub mod statement;
+mod swift;
+mod wire;
+
+pub use bundle::{Bundle, BundleError, BundleWriter};
+pub use call::Patience;
+pub use guarded::Guarded;
+pub use open::{Environment, open, open_in};
 
 use std::fmt;
 use std::str::FromStr;
@@ -30,6 +51,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use crate::name::Namespace;
+
+/// Where blobs lie on a remote that has paths.
+const BLOBS: &str = "blobs/sha256/";
 
 /// Names bytes on a remote: their SHA-256, which is what registries know.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +69,12 @@ impl BlobId {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
+    }
+
+    /// Where the blob lies on a remote that has paths.
+    fn path(&self) -> String {
+        let digits = self.to_string();
+        format!("{BLOBS}{}/{}", &digits[..2], &digits[2..])
     }
 }
 

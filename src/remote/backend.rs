@@ -85,6 +85,16 @@ pub enum RemoteError {
         /// What was asked for.
         what: String,
     },
+    /// It failed too often, and is not asked any more.
+    #[error("the remote `{remote}` is left out for the rest of this run")]
+    #[diagnostic(
+        code(kiln::remote::left_out),
+        help("it failed before, as was said; the build goes on without it")
+    )]
+    LeftOut {
+        /// Its name.
+        remote: String,
+    },
     /// The address or its settings cannot be used.
     #[error("the remote `{remote}` cannot be used: {why}")]
     #[diagnostic(code(kiln::remote::unusable), help("see the book's page on remotes"))]
@@ -148,8 +158,9 @@ pub trait Backend: Send + Sync {
         needs: &[BlobRef],
     ) -> Result<(), RemoteError>;
 
-    /// Takes the lease of an action if nobody has it. Whether the remote really keeps two from
-    /// taking one is tried once, before the first lease is believed.
+    /// Takes the lease of an action if nobody has it. Its bytes are those of no other holder, so
+    /// that who asks again, because an answer was lost, has it still. Whether the remote really
+    /// keeps two from taking one is tried once, before the first lease is believed.
     ///
     /// # Errors
     /// Where the remote does not say.
