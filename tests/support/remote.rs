@@ -117,7 +117,9 @@ impl MemoryRemote {
     pub(crate) fn lose_some(&self, seed: u64, share: u64) -> Vec<BlobRef> {
         let mut dice = Dice(seed);
         let lost: Vec<_> = self.blobs().into_iter().filter(|_| dice.roll(share)).collect();
-        lost.iter().for_each(|&blob| self.lose(blob));
+        for &blob in &lost {
+            self.lose(blob);
+        }
         lost
     }
 
@@ -200,8 +202,10 @@ impl Backend for MemoryRemote {
         let mut state = self.state.lock().unwrap();
         state.count(Call::Claim);
         let name = (namespace.clone(), key);
-        if let Some(held) = state.leases.get(&name) {
-            return Ok(Claim::Held(held.clone()));
+        match state.leases.get(&name) {
+            Some(held) if held == lease => return Ok(Claim::Taken),
+            Some(held) => return Ok(Claim::Held(held.clone())),
+            None => {}
         }
         state.leases.insert(name, lease.to_vec());
         Ok(Claim::Taken)
@@ -315,7 +319,11 @@ impl Faulty {
             Some(Fault::Hang(time)) => {
                 std::thread::sleep(time);
                 let doing = format!("{call:?}");
-                Err(RemoteError::TooSlow { remote: self.name().into(), doing, seconds: time.as_secs() })
+                Err(RemoteError::TooSlow {
+                    remote: self.name().into(),
+                    doing,
+                    seconds: time.as_secs(),
+                })
             }
             Some(Fault::Status(status)) => Err(self.answered(call, status)),
             fault => Ok(fault),
