@@ -112,6 +112,46 @@ pub const TOOLS: &[Tool] = &[
     tool(&["python3"], Purpose::Test, "python3", "python3", "python3"),
     tool(&["minisign"], Purpose::Test, "minisign", "minisign", "minisign"),
     tool(&["getfattr"], Purpose::Test, "attr", "attr", "attr"),
+    tool(&["setpriv"], Purpose::Test, "util-linux", "util-linux", "util-linux"),
+    // Remotes; `tests/servers/prepare` brings the servers that are no packages.
+    tool(
+        &["docker-registry", "registry"],
+        Purpose::Test,
+        "docker-registry",
+        "docker-distribution",
+        "distribution-registry",
+    ),
+    tool(&["skopeo"], Purpose::Test, "skopeo", "skopeo", "skopeo"),
+    tool(
+        &["swift-proxy-server"],
+        Purpose::Test,
+        "swift-proxy",
+        "openstack-swift-proxy",
+        "openstack-swift-proxy",
+    ),
+    tool(
+        &["swift-account-server"],
+        Purpose::Test,
+        "swift-account",
+        "openstack-swift-account",
+        "openstack-swift-account",
+    ),
+    tool(
+        &["swift-container-server"],
+        Purpose::Test,
+        "swift-container",
+        "openstack-swift-container",
+        "openstack-swift-container",
+    ),
+    tool(
+        &["swift-object-server"],
+        Purpose::Test,
+        "swift-object",
+        "openstack-swift-object",
+        "openstack-swift-object",
+    ),
+    tool(&["node"], Purpose::Test, "nodejs", "nodejs", "nodejs"),
+    tool(&["npm"], Purpose::Test, "npm", "npm", "npm"),
 ];
 
 /// Every feature of the kernel that kiln uses.

@@ -18,7 +18,13 @@
 //! `NAMESPACE.results.KEY`, its bytes are the manifest's config, and every blob that it needs is one
 //! of the manifest's layers: so that a registry's own tools list, copy and delete results whole.
 //!
-//! Write order is blobs, then the record that names them.
+//! Write order is blobs, then the record that names them. Nothing is ever listed.
+//!
+//! [`open()`] makes a [`backend::Backend`] of an address; a [`Guarded`] one is not asked any more
+//! once it fails too often; a [`Bundle`] is a remote in one file. Which crates speak for us: `opendal`
+//! for object stores, over our own `wire`, which bounds what comes and sees where redirects lead; and
+//! for registries the `wire` alone, as `oci-client` reads manifests, errors and tokens whole, however
+//! long they are, and hides what a server says of waiting.
 
 pub mod accept;
 pub mod backend;

@@ -27,6 +27,7 @@ mod servers;
 #[path = "remote/webs.rs"]
 mod webs;
 
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -113,7 +114,7 @@ fn shown(error: &RemoteError) -> String {
     let mut text = format!("{error}\n{error:?}");
     let mut at = std::error::Error::source(error);
     while let Some(cause) = at {
-        text.push_str(&format!("\n{cause}\n{cause:?}"));
+        let _ = write!(text, "\n{cause}\n{cause:?}");
         at = cause.source();
     }
     text

@@ -15,7 +15,7 @@
 //! lengths are bounded and lie inside the file, and the file ends with its end mark. What the bytes
 //! are is checked by whoever uses them, as with every remote.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -33,8 +33,8 @@ use crate::name::{ImageName, Namespace};
 /// The first file's name, and what it says.
 const FORMAT: &str = "format";
 const VERSION: &[u8] = b"kiln bundle 1\n";
-/// Zeros at the end.
-const END: u64 = 1024;
+/// Zeros at the end, which are two blocks of the archive.
+const END: usize = 1024;
 /// Most files in a bundle, so that an index fits in memory.
 const MAX_FILES: usize = 1 << 20;
 
@@ -83,7 +83,7 @@ pub struct BundleWriter<'a> {
     path: PathBuf,
     part: PathBuf,
     archive: Builder<Piecewise<'a>>,
-    paths: std::collections::BTreeSet<String>,
+    paths: BTreeSet<String>,
     done: bool,
 }
 
@@ -104,7 +104,7 @@ impl<'a> BundleWriter<'a> {
         }
         let file = medium.create(&part, true).context("create", &part)?;
         let archive = Builder::new(Piecewise { medium, file, path: part.clone() });
-        let paths = std::collections::BTreeSet::new();
+        let paths = BTreeSet::new();
         let path = path.to_owned();
         let mut writer = Self { medium, path, part, archive, paths, done: false };
         writer.add(FORMAT, VERSION)?;
@@ -191,13 +191,13 @@ impl Bundle {
         let file = File::open(path).context("open", path)?;
         let damaged = |why: String| BundleError::Damaged { path: path.to_owned(), why };
         let len = file.metadata().context("read", path)?.len();
-        let mut end = [1; END as usize];
-        let ends = len.checked_sub(END).map(|at| file.read_exact_at(&mut end, at));
+        let mut end = [1; END];
+        let ends = len.checked_sub(END as u64).map(|at| file.read_exact_at(&mut end, at));
         match ends {
             Some(read) => read.context("read", path)?,
             None => return Err(damaged("it is too short".into())),
         }
-        if end.iter().any(|&byte| byte != 0) {
+        if end.iter().any(|&byte| byte != 0) || !len.is_multiple_of(END as u64 / 2) {
             return Err(damaged("its end is missing".into()));
         }
         let mut bundle = Self {
@@ -216,7 +216,7 @@ impl Bundle {
             }
             let start = entry.raw_file_position();
             let range = start..start.saturating_add(entry.size());
-            if range.end > len - END {
+            if range.end > len - END as u64 {
                 return Err(damaged("a file in it is cut off".into()));
             }
             if first {

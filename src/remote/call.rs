@@ -226,7 +226,7 @@ mod tests {
     fn a_call_ends_with_its_time_and_never_waits_beyond_it() {
         let fault = caller().run::<()>(0, async || std::future::pending().await);
         assert!(matches!(fault, Err(Fault::Silent)), "{fault:?}");
-        let hour = Some(Duration::from_secs(3600));
+        let hour = Some(Duration::from_hours(1));
         let fault = caller().run::<()>(0, async || Err(passing(hour)));
         assert!(matches!(fault, Err(Fault::Passing(..))), "{fault:?}");
         let error = caller().tell(("read", "a blob"), 0, Fault::Silent);

@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::fmt::Write as _;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::backend::{Backend, Claim, RemoteError};
@@ -73,7 +73,7 @@ impl Guarded {
         !self.state().off
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -95,16 +95,14 @@ impl Guarded {
 
     fn note<T>(&self, kind: Kind, result: &Result<T, RemoteError>, took: Duration) {
         let mut state = self.state();
-        let error = match result {
-            Err(
-                error @ (RemoteError::Unavailable { .. }
-                | RemoteError::TooSlow { .. }
-                | RemoteError::Refused { .. }),
-            ) => error,
-            _ => {
-                state.row = 0;
-                return;
-            }
+        let Err(
+            error @ (RemoteError::Unavailable { .. }
+            | RemoteError::TooSlow { .. }
+            | RemoteError::Refused { .. }),
+        ) = result
+        else {
+            state.row = 0;
+            return;
         };
         state.first.get_or_insert_with(|| with_causes(error));
         // Who may only read goes on reading.

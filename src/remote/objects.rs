@@ -5,7 +5,7 @@
 //! tried before the first lease counts.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use futures::StreamExt;
@@ -39,6 +39,8 @@ pub(super) struct Objects {
     pub(super) caller: Caller,
     pub(super) operator: Operator,
     pub(super) leases: Leases,
+    /// Whether a file that is written again is short for a while: then blobs are not.
+    pub(super) in_place: bool,
 }
 
 impl Objects {
@@ -92,33 +94,39 @@ impl Objects {
         }
     }
 
-    /// Whether the store keeps writers apart, found out by letting some of them race for one name,
-    /// and one more come late.
+    /// Whether the store keeps writers apart, which is tried once.
     fn keeps_apart(&self, known: &Mutex<Option<bool>>) -> Result<bool, RemoteError> {
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = *known {
             return Ok(known);
         }
-        let path = format!("probe/{}", nonce());
-        let tried = self.caller.run(0, async || {
-            let rival = |number: usize| self.create(&path, number.to_string().into());
-            let race = futures::future::join_all((0..RIVALS).map(rival)).await;
-            let late = rival(RIVALS).await;
-            let mut winners = 0;
-            for one in race.into_iter().chain([late]) {
-                winners += usize::from(one?);
-            }
-            Ok(winners == 1)
-        });
-        let gone = self.remove(&path);
-        let keeps = match tried {
-            Ok(keeps) => keeps,
-            // Conditions are not implemented, or not allowed.
-            Err(Fault::Lasting(_)) => false,
-            Err(fault) => return Err(self.caller.tell(("write", &path), 0, fault)),
+        let keeps = match self.caller.run(0, async || self.race().await) {
+            // Conditions are not implemented.
+            Err(Fault::Lasting(_)) => Ok(false),
+            tried => tried,
         };
+        let keeps = keeps.map_err(|fault| self.caller.tell(("write", "probe/"), 0, fault))?;
         *known = Some(keeps);
-        gone.map(|()| keeps)
+        Ok(keeps)
+    }
+
+    /// Lets some writers race for one name, and one more come late: tells whether one of them won.
+    async fn race(&self) -> Result<bool, Fault> {
+        let path = format!("probe/{}", nonce());
+        let rival = |number: usize| self.create(&path, number.to_string().into());
+        let race = futures::future::join_all((0..RIVALS).map(rival)).await;
+        let late = rival(RIVALS).await;
+        let gone = self.ask(self.operator.delete(&path)).await;
+        let mut winners = 0;
+        for one in race.into_iter().chain([late]) {
+            winners += usize::from(one?);
+        }
+        match gone {
+            Ok(()) | Err(Fault::Absent(_)) => Ok(winners == 1),
+            // Who may not remove anything cannot give a lease back.
+            Err(Fault::Refused(_)) => Ok(false),
+            Err(fault) => Err(fault),
+        }
     }
 
     fn remove(&self, path: &str) -> Result<(), RemoteError> {
@@ -150,12 +158,7 @@ impl Objects {
         Err(self.caller.tell(("keep", path), 0, fault))
     }
 
-    fn claim_by_link(
-        &self,
-        root: &PathBuf,
-        path: &str,
-        lease: &[u8],
-    ) -> Result<Claim, RemoteError> {
+    fn claim_by_link(&self, root: &Path, path: &str, lease: &[u8]) -> Result<Claim, RemoteError> {
         self.caller.call(("write", path), 0, async || {
             let (at, lease, name) = (root.join(path), lease.to_vec(), nonce());
             blocking(move || directory::claim(&at, &name, &lease, MAX_LEASE))
@@ -200,6 +203,9 @@ impl Backend for Objects {
 
     fn put_blob(&self, blob: BlobRef, bytes: &[u8]) -> Result<(), RemoteError> {
         debug_assert!(bytes.len() as u64 == blob.len && blob.len <= MAX_BLOB);
+        if self.in_place && self.has_blob(blob)? {
+            return Ok(());
+        }
         self.write(&blob.id.path(), bytes)
     }
 
@@ -224,12 +230,11 @@ impl Backend for Objects {
     ) -> Result<Claim, RemoteError> {
         let path = lease_path(namespace, key);
         match &self.leases {
-            Leases::Never => Ok(Claim::Impossible),
             Leases::Links(root) => self.claim_by_link(root, &path, lease),
             Leases::Conditional(known) if self.keeps_apart(known)? => {
                 self.claim_by_condition(&path, lease)
             }
-            Leases::Conditional(_) => Ok(Claim::Impossible),
+            Leases::Never | Leases::Conditional(_) => Ok(Claim::Impossible),
         }
     }
 

@@ -11,13 +11,13 @@ use opendal::services::{Azblob, Fs, Gcs, Http, S3, Webdav};
 use opendal::{Builder, HttpTransport, HttpTransporter, OperationContext, Operator};
 
 use super::backend::{Backend, RemoteError};
-use super::call::{Caller, Patience};
+use super::call::{Caller, Cause, Patience};
 use super::objects::{Leases, Objects};
 use super::read_only::ReadOnly;
 use super::registry::{Registry, Repository};
 use super::swift::Account;
 use super::wire::{Redirects, Wire};
-use super::{directory, swift};
+use super::{directory, swift, wire};
 use crate::files;
 use crate::recipe::RemoteSource;
 
@@ -26,7 +26,9 @@ const MAX_NETRC: u64 = 1 << 20;
 
 /// Where programs of this host find their credentials: environment variables, by name.
 #[derive(Clone)]
-pub struct Environment(Arc<dyn Fn(&str) -> Option<String> + Send + Sync>);
+pub struct Environment(Arc<Lookup>);
+
+type Lookup = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 impl Environment {
     /// This process's own.
@@ -75,9 +77,38 @@ pub fn open_in(
     let remote = source.name.value.to_string();
     let caller = Caller { remote: remote.clone(), patience: *patience };
     let opening = Opening { source, environment, caller };
-    let backend = opening.backend().map_err(|why| RemoteError::Unusable { remote, why })?;
-    Ok(if source.read_only { Box::new(ReadOnly(backend)) } else { backend })
+    match opening.backend() {
+        Ok(backend) if source.read_only => Ok(Box::new(ReadOnly(backend))),
+        Ok(backend) => Ok(backend),
+        Err(Hitch::Why(why)) => Err(RemoteError::Unusable { remote, why }),
+        Err(Hitch::Cause(doing, source)) => {
+            Err(RemoteError::Unavailable { remote, doing: doing.to_owned(), source })
+        }
+    }
 }
+
+/// Why a remote is not opened.
+enum Hitch {
+    /// What was said of it cannot be right.
+    Why(String),
+    /// The host failed in doing something.
+    Cause(&'static str, Cause),
+}
+
+impl From<String> for Hitch {
+    fn from(why: String) -> Self {
+        Self::Why(why)
+    }
+}
+
+impl From<&str> for Hitch {
+    fn from(why: &str) -> Self {
+        Self::Why(why.to_owned())
+    }
+}
+
+/// What became of opening one.
+type Opened = Result<Box<dyn Backend>, Hitch>;
 
 /// An address in its parts.
 #[derive(Debug, PartialEq, Eq)]
@@ -115,7 +146,7 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn backend(self) -> Result<Box<dyn Backend>, String> {
+    fn backend(self) -> Opened {
         let text = &self.source.address.value;
         let Some(address) = Address::parse(text)? else {
             return self.directory(Path::new(text));
@@ -131,11 +162,11 @@ impl Opening<'_> {
             "oci" => self.registry(&address, "https"),
             "oci+http" => self.registry(&address, "http"),
             "file" => self.directory(Path::new(&format!("/{}", address.path))),
-            other => Err(format!("kiln knows no remotes of the kind `{other}://`")),
+            other => Err(format!("kiln knows no remotes of the kind `{other}://`").into()),
         }
     }
 
-    fn s3(self, address: &Address<'_>) -> Result<Box<dyn Backend>, String> {
+    fn s3(self, address: &Address<'_>) -> Opened {
         let get = |names: &[&str]| self.environment.get(names);
         let mut builder = S3::default().bucket(address.place).root(address.path);
         let endpoint = self.source.endpoint.clone();
@@ -163,7 +194,7 @@ impl Opening<'_> {
         self.store(builder, wire, Leases::Conditional(Mutex::default()))
     }
 
-    fn gcs(self, address: &Address<'_>) -> Result<Box<dyn Backend>, String> {
+    fn gcs(self, address: &Address<'_>) -> Opened {
         self.no_endpoint()?;
         let mut builder = Gcs::default().bucket(address.place).root(address.path);
         if let Some(file) = self.environment.get(&["GOOGLE_APPLICATION_CREDENTIALS"]) {
@@ -173,35 +204,33 @@ impl Opening<'_> {
         self.store(builder, wire, Leases::Conditional(Mutex::default()))
     }
 
-    fn azblob(self, address: &Address<'_>) -> Result<Box<dyn Backend>, String> {
+    fn azblob(self, address: &Address<'_>) -> Opened {
         self.no_endpoint()?;
         let get = |names: &[&str]| self.environment.get(names);
-        let mut builder = match get(&["AZURE_STORAGE_CONNECTION_STRING"]) {
+        let mut builder = if let Some(text) = get(&["AZURE_STORAGE_CONNECTION_STRING"]) {
             // What it holds is not repeated, as it holds the key.
-            Some(text) => Azblob::from_connection_string(&text)
-                .map_err(|_| "`AZURE_STORAGE_CONNECTION_STRING` cannot be read".to_owned())?,
-            None => {
-                let account = get(&["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT"]);
-                let account =
-                    account.ok_or("its account is not known: set `AZURE_STORAGE_ACCOUNT`")?;
-                let mut builder = Azblob::default()
-                    .endpoint(&format!("https://{account}.blob.core.windows.net"))
-                    .account_name(&account);
-                if let Some(key) = get(&["AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY"]) {
-                    builder = builder.account_key(&key);
-                }
-                if let Some(token) = get(&["AZURE_STORAGE_SAS_TOKEN"]) {
-                    builder = builder.sas_token(&token);
-                }
-                builder
+            Azblob::from_connection_string(&text)
+                .map_err(|_| "`AZURE_STORAGE_CONNECTION_STRING` cannot be read")?
+        } else {
+            let account = get(&["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT"]);
+            let account = account.ok_or("its account is not known: set `AZURE_STORAGE_ACCOUNT`")?;
+            let mut builder = Azblob::default()
+                .endpoint(&format!("https://{account}.blob.core.windows.net"))
+                .account_name(&account);
+            if let Some(key) = get(&["AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY"]) {
+                builder = builder.account_key(&key);
             }
+            if let Some(token) = get(&["AZURE_STORAGE_SAS_TOKEN"]) {
+                builder = builder.sas_token(&token);
+            }
+            builder
         };
         builder = builder.container(address.place).root(address.path);
         let wire = self.wire(Redirects::Within)?;
         self.store(builder, wire, Leases::Conditional(Mutex::default()))
     }
 
-    fn swift(self, address: &Address<'_>) -> Result<Box<dyn Backend>, String> {
+    fn swift(self, address: &Address<'_>) -> Opened {
         self.no_endpoint()?;
         let account = Account::of(self.environment, self.source.region.clone())?;
         let builder = swift::builder().container(address.place).root(address.path);
@@ -209,7 +238,7 @@ impl Opening<'_> {
         self.store(builder, wire, Leases::Never)
     }
 
-    fn webdav(self, address: &Address<'_>, scheme: &str) -> Result<Box<dyn Backend>, String> {
+    fn webdav(self, address: &Address<'_>, scheme: &str) -> Opened {
         self.no_endpoint()?;
         let mut builder =
             Webdav::default().endpoint(&format!("{scheme}://{}", address.place)).root(address.path);
@@ -220,7 +249,7 @@ impl Opening<'_> {
         self.store(builder, wire, Leases::Never)
     }
 
-    fn web(self, address: &Address<'_>) -> Result<Box<dyn Backend>, String> {
+    fn web(self, address: &Address<'_>) -> Opened {
         self.no_endpoint()?;
         if !self.source.read_only {
             return Err("a web server is only read: write `read-only=#true`".into());
@@ -235,53 +264,51 @@ impl Opening<'_> {
         self.store(builder, wire, Leases::Never)
     }
 
-    fn directory(self, path: &Path) -> Result<Box<dyn Backend>, String> {
+    fn directory(self, path: &Path) -> Opened {
         self.no_endpoint()?;
         if !path.is_absolute() {
             return Err("a directory is written with its whole path".into());
         }
         // Where a file system is not mounted, its empty place must not be filled.
         if !path.is_dir() {
-            return Err(format!("there is no directory `{}`", path.display()));
+            return Err(format!("there is no directory `{}`", path.display()).into());
         }
         let root = path.to_str().ok_or("its path is no text")?;
         let mut builder = Fs::default().root(root);
         if !self.source.read_only {
-            directory::prepare(path).map_err(|error| format!("{error}: {}", error.source))?;
+            directory::prepare(path)
+                .map_err(|error| Hitch::Cause("prepare its directory", Box::new(error)))?;
             let incoming = path.join(directory::INCOMING);
             builder = builder.atomic_write_dir(incoming.to_str().unwrap_or(root));
         }
-        let operator = Operator::new(builder).map_err(|error| error.message().to_owned())?;
+        let operator = Operator::new(builder).map_err(not_set_up)?;
         let leases = Leases::Links(path.to_owned());
-        Ok(Box::new(Objects { caller: self.caller, operator, leases }))
+        Ok(Box::new(Objects { caller: self.caller, operator, leases, in_place: false }))
     }
 
-    fn registry(self, address: &Address<'_>, scheme: &str) -> Result<Box<dyn Backend>, String> {
+    fn registry(self, address: &Address<'_>, scheme: &str) -> Opened {
         self.no_endpoint()?;
         let repository = Repository::new(scheme, address.place, address.path)?;
         let wire = self.wire(Redirects::Anywhere)?;
         Ok(Box::new(Registry::new(self.caller, wire, repository, self.environment.clone())))
     }
 
-    fn wire(&self, redirects: Redirects) -> Result<Wire, String> {
+    fn wire(&self, redirects: Redirects) -> Result<Wire, Hitch> {
         Wire::new(&self.caller.patience, redirects)
-            .map_err(|error| format!("there is no HTTP: {error}"))
+            .map_err(|error| Hitch::Cause("speak HTTP", Box::new(error)))
     }
 
-    fn store(
-        self,
-        builder: impl Builder,
-        transport: impl HttpTransport,
-        leases: Leases,
-    ) -> Result<Box<dyn Backend>, String> {
-        let operator = Operator::new(builder).map_err(|error| error.message().to_owned())?;
+    fn store(self, builder: impl Builder, transport: impl HttpTransport, leases: Leases) -> Opened {
+        let operator = Operator::new(builder).map_err(not_set_up)?;
         let transport = HttpTransporter::new(transport);
         let context = OperationContext::from_parts(transport, opendal::Executor::default());
         let operator = operator.with_context(context);
-        Ok(Box::new(Objects { caller: self.caller, operator, leases }))
+        // Servers of `WebDAV` write their files as they come.
+        let in_place = operator.info().scheme() == "webdav";
+        Ok(Box::new(Objects { caller: self.caller, operator, leases, in_place }))
     }
 
-    fn no_endpoint(&self) -> Result<(), String> {
+    fn no_endpoint(&self) -> Result<(), Hitch> {
         match &self.source.endpoint {
             None => Ok(()),
             Some(_) => Err("`endpoint` is for `s3://` only; others know their servers \
@@ -291,7 +318,7 @@ impl Opening<'_> {
     }
 
     /// Name and password for a server, from the user's `netrc`.
-    fn netrc(&self, place: &str) -> Result<Option<(String, String)>, String> {
+    fn netrc(&self, place: &str) -> Result<Option<(String, String)>, Hitch> {
         let named = self.environment.get(&["NETRC"]).map(PathBuf::from);
         let Some(path) = named.or_else(|| self.environment.home(".netrc")) else {
             return Ok(None);
@@ -300,10 +327,15 @@ impl Opening<'_> {
             return Ok(None);
         }
         let text = files::read_bounded(&path, MAX_NETRC)
-            .map_err(|error| format!("{error}: {}", error.source))?;
+            .map_err(|error| Hitch::Cause("read its credentials", Box::new(error)))?;
         let host = place.rsplit_once(':').map_or(place, |(host, _)| host);
         Ok(login(&String::from_utf8_lossy(&text), host))
     }
+}
+
+/// The store's own settings do not fit together.
+fn not_set_up(error: opendal::Error) -> Hitch {
+    Hitch::Cause("be set up", wire::cause(error))
 }
 
 /// The login and password that a `netrc` has for a host. Its `default` is for no host that a

@@ -1,9 +1,11 @@
 //! A remote in one file: what was put in comes out, and nothing else is believed.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kiln::files::Host;
+use kiln::files::{Host, Medium};
 use kiln::remote::backend::{Backend, Claim, RemoteError};
 use kiln::remote::{BlobRef, Bundle, BundleError, BundleWriter, RecordKind, RecordName};
 use proptest::prelude::*;
@@ -102,20 +104,86 @@ fn a_bundle_that_is_given_up_leaves_nothing() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 
+/// The host's file system, until an operation that fails.
+struct Failing {
+    left: AtomicUsize,
+}
+
+impl Failing {
+    fn next(&self) -> io::Result<()> {
+        let left = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        left.map(|_| ()).map_err(|_| io::ErrorKind::StorageFull.into())
+    }
+}
+
+impl Medium for Failing {
+    fn create(&self, path: &Path, shared: bool) -> io::Result<File> {
+        self.next().and_then(|()| Host.create(path, shared))
+    }
+
+    fn write(&self, file: &File, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.next().and_then(|()| Host.write(file, path, bytes))
+    }
+
+    fn sync(&self, file: &File, path: &Path) -> io::Result<()> {
+        self.next().and_then(|()| Host.sync(file, path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.next().and_then(|()| Host.rename(from, to))
+    }
+
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        self.next().and_then(|()| Host.sync_directory(directory))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        Host.remove(path)
+    }
+}
+
+#[test]
+fn a_bundle_is_there_whole_or_not_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, content) = (directory.path().join("web.kiln"), bytes(70_000));
+    let make = |left: usize| {
+        let medium = Failing { left: AtomicUsize::new(left) };
+        let mut writer = BundleWriter::new(&medium, &path)?;
+        writer.blob(BlobRef::of(&content), &content)?;
+        writer.finish()
+    };
+    let mut failures = 0;
+    loop {
+        fs::write(&path, "older").unwrap();
+        let made = make(failures);
+        let there = fs::read(&path).unwrap();
+        let whole = there != b"older" && Bundle::open(&path).unwrap().blobs().count() == 1;
+        assert!(whole || made.is_err() && there == b"older", "after {failures} operations");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left");
+        if made.is_ok() {
+            break;
+        }
+        failures += 1;
+    }
+    assert!(failures >= 8, "{failures} operations can fail");
+}
+
 /// A tar of these files, and the error that opening it ends with.
 fn refused(files: &[(&str, EntryType, u64)]) -> String {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bad.kiln");
-    let mut archive = Builder::new(fs::File::create(&path).unwrap());
+    let mut archive = Builder::new(File::create(&path).unwrap());
     for &(name, kind, len) in files {
         let mut header = Header::new_ustar();
         header.set_entry_type(kind);
         header.set_size(len);
         header.as_ustar_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_cksum();
-        let body: Box<dyn std::io::Read> = match name {
+        let body: Box<dyn io::Read> = match name {
             "format" => Box::new(&b"kiln bundle 1\n"[..]),
-            _ => Box::new(std::io::Read::take(std::io::repeat(0), len)),
+            _ => Box::new(io::Read::take(io::repeat(0), len)),
         };
         archive.append(&header, body).unwrap();
     }
@@ -131,13 +199,16 @@ fn reason(path: &Path) -> String {
     }
 }
 
+fn file(name: &str, len: u64) -> (&str, EntryType, u64) {
+    (name, EntryType::Regular, len)
+}
+
 #[test]
 fn names_and_lengths_are_looked_at() {
     let format = ("format", EntryType::Regular, 14);
     let id = "ab".repeat(31);
     let blob = format!("blobs/sha256/ab/{id}");
     let record = format!("main/results/{}", "cd".repeat(32));
-    let file = |name, len| (name, EntryType::Regular, len);
     let lines = [
         refused(&[]),
         refused(&[file(&blob, 1)]),

@@ -131,9 +131,10 @@ fn no_claims(remote: &dyn Backend) {
     remote.release(&namespace, key).unwrap();
 }
 
-/// Many threads at once, on blobs of their own and on one that all of them want.
+/// Many threads at once, on blobs of their own and on one that is there, which all of them write.
 fn together(remote: &dyn Backend) {
     let shared = Arc::new(bytes(50_000));
+    remote.put_blob(BlobRef::of(&shared), &shared).unwrap();
     thread::scope(|scope| {
         for _ in 0..8 {
             let shared = Arc::clone(&shared);

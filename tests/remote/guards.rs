@@ -92,14 +92,21 @@ fn a_server_that_ignores_conditions_holds_no_leases() {
     let server = Trouble::before(&S3.address);
     server.on("PUT", "", trouble::Fault::Strip("if-none-match"));
     let remote = Opened::s3(&server.address).open();
-    for lease in [b"one", b"two"] {
-        assert_eq!(remote.claim(&namespace(), key(), lease).unwrap(), Claim::Impossible);
-    }
+    assert_eq!(remote.claim(&namespace(), key(), b"one").unwrap(), Claim::Impossible);
     let asked = server.asked();
-    let tried = asked.iter().filter(|asked| asked.path.contains("probe/"));
-    assert_eq!(tried.clone().filter(|asked| asked.method == "PUT").count(), 5, "tried once");
-    assert_eq!(tried.filter(|asked| asked.method != "PUT").count(), 1, "and cleaned up");
-    assert!(asked.iter().all(|asked| !asked.path.contains("leases")), "no lease was written");
+    let tried = |method| asked.iter().filter(|asked| asked.method == method).count();
+    assert!(tried("PUT") >= 5 && tried("DELETE") >= 1, "tried, and cleaned up: {asked:?}");
+    assert!(asked.iter().all(|asked| asked.path.contains("probe/")), "no lease was written");
+    assert_eq!(remote.claim(&namespace(), key(), b"two").unwrap(), Claim::Impossible);
+    assert_eq!(server.asked(), [], "it is tried once");
+}
+
+#[test]
+fn who_may_not_remove_takes_no_lease() {
+    let server = Trouble::before(&S3.address);
+    server.on("DELETE", "", trouble::Fault::Status(403, ""));
+    let remote = Opened::s3(&server.address).open();
+    assert_eq!(remote.claim(&namespace(), key(), b"one").unwrap(), Claim::Impossible);
 }
 
 #[test]

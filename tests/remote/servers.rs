@@ -6,15 +6,17 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::ops::Deref;
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::LazyLock;
 use std::sync::mpsc::channel;
+use std::sync::{LazyLock, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a server may take until it answers, on a busy host.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_mins(2);
 
 /// A server that answers.
 pub(crate) struct Server {
@@ -24,37 +26,63 @@ pub(crate) struct Server {
     pub(crate) directory: PathBuf,
 }
 
+/// A server that is started when it is needed first, and whose failure to do so every test is told.
+pub(crate) struct Started {
+    server: OnceLock<Result<Server, String>>,
+    start: fn() -> Server,
+}
+
+impl Started {
+    const fn new(start: fn() -> Server) -> Self {
+        Self { server: OnceLock::new(), start }
+    }
+}
+
+impl Deref for Started {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        let server = self.server.get_or_init(|| {
+            catch_unwind(self.start).map_err(|panic| match panic.downcast::<String>() {
+                Ok(message) => *message,
+                Err(_) => "the server cannot be started".to_owned(),
+            })
+        });
+        server.as_ref().unwrap_or_else(|message| panic!("{message}"))
+    }
+}
+
 /// Debian's registry, which speaks version 1.0 of the distribution protocol.
-pub(crate) static REGISTRY: LazyLock<Server> = LazyLock::new(|| registry("registry", ""));
+pub(crate) static REGISTRY: Started = Started::new(|| registry("registry", ""));
 
 /// The same, for those only who have the password `pass` of `ann`.
-pub(crate) static CLOSED_REGISTRY: LazyLock<Server> = LazyLock::new(|| {
+pub(crate) static CLOSED_REGISTRY: Started = Started::new(|| {
     let users = directory("closed-registry").join("users");
     // `pass`, as bcrypt hides it at its lowest cost.
-    fs::write(&users, "ann:$2y$04$LLFBQZ1qpXRsfkb7zNHpy.8oExSZrCPNOXsRqGLG2uC9L8Q6cUUx6\n")
+    fs::write(&users, "ann:$2y$04$ZkXvv6cMCvk/DvohpBWd2O0jqCsV9oWwZn44ElsviOK07qsNmk1kG\n")
         .unwrap();
     let access = format!("auth: {{htpasswd: {{realm: kiln, path: {}}}}}\n", users.display());
     registry("closed-registry", &access)
 });
 
 /// `moto`, which speaks S3, with a bucket `kiln`.
-pub(crate) static S3: LazyLock<Server> = LazyLock::new(|| {
+pub(crate) static S3: Started = Started::new(|| {
     let (directory, port) = (directory("s3"), free_port());
     let mut command = ours("python/bin/moto_server");
     command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
-    let server = start(command, directory, port);
+    let server = start(&command, directory, port);
     assert_eq!(ask(&server.address, "PUT", "/kiln", &[]).0, 200, "the bucket is made");
     server
 });
 
 /// `OpenStack` Swift, with a container `kiln` of the user `test:tester`, whose key is `testing`.
-pub(crate) static SWIFT: LazyLock<Server> = LazyLock::new(|| {
+pub(crate) static SWIFT: Started = Started::new(|| {
     let directory = directory("swift");
     tool("swift-proxy-server");
     let ports: Vec<_> = (0..4).map(|_| free_port()).collect();
     let mut command = Command::new(repository("tests/servers/swift"));
     command.arg(&directory).args(ports.iter().map(u16::to_string));
-    let server = start(command, directory, ports[0]);
+    let server = start(&command, directory, ports[0]);
     let login = [("X-Auth-User", "test:tester"), ("X-Auth-Key", "testing")];
     let (status, answer) = ask(&server.address, "GET", "/auth/v1.0", &login);
     assert_eq!(status, 200, "{answer}");
@@ -69,25 +97,25 @@ pub(crate) static SWIFT: LazyLock<Server> = LazyLock::new(|| {
 });
 
 /// `wsgidav`, which speaks `WebDAV`, without any access control.
-pub(crate) static WEBDAV: LazyLock<Server> = LazyLock::new(|| {
+pub(crate) static WEBDAV: Started = Started::new(|| {
     let (directory, port) = (directory("webdav"), free_port());
     let files = directory.join("files");
     fs::create_dir(&files).unwrap();
     let mut command = ours("python/bin/wsgidav");
     command.args(["--host=127.0.0.1", "--auth=anonymous", "--no-config"]);
     command.arg(format!("--port={port}")).arg(format!("--root={}", files.display()));
-    start(command, directory, port)
+    start(&command, directory, port)
 });
 
 /// Python's own web server over a directory, which knows no ranges.
-pub(crate) static WEB: LazyLock<Server> = LazyLock::new(|| {
+pub(crate) static WEB: Started = Started::new(|| {
     let (directory, port) = (directory("web"), free_port());
     let files = directory.join("files");
     fs::create_dir(&files).unwrap();
     let mut command = Command::new(tool("python3"));
     command.args(["-m", "http.server", "--bind", "127.0.0.1", "--directory"]);
     command.arg(&files).arg(port.to_string());
-    start(command, directory, port)
+    start(&command, directory, port)
 });
 
 /// The key that every emulator of Azure has.
@@ -95,12 +123,12 @@ pub(crate) const AZURE_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
 /// Azurite, which speaks Azure's blobs, with a container `kiln`.
-pub(crate) static AZURE: LazyLock<Server> = LazyLock::new(|| {
+pub(crate) static AZURE: Started = Started::new(|| {
     let (directory, port) = (directory("azure"), free_port());
     let mut command = ours("node_modules/.bin/azurite-blob");
     command.args(["--blobHost", "127.0.0.1", "--silent", "--skipApiVersionCheck", "--location"]);
     command.arg(&directory).args(["--blobPort", &port.to_string()]);
-    let server = start(command, directory, port);
+    let server = start(&command, directory, port);
     let mut container = Command::new(tool("python3"));
     container.arg(repository("tests/servers/container.py"));
     container.args([&server.address, "devstoreaccount1", AZURE_KEY, "kiln"]);
@@ -109,7 +137,7 @@ pub(crate) static AZURE: LazyLock<Server> = LazyLock::new(|| {
 });
 
 /// Ceph's RADOS gateway with a cluster of its own, and a bucket `kiln`.
-pub(crate) static CEPH: LazyLock<Server> = LazyLock::new(|| {
+pub(crate) static CEPH: Started = Started::new(|| {
     let directory = directory("ceph");
     for program in ["ceph-mon", "ceph-osd", "radosgw", "curl", "uuidgen"] {
         tool(program);
@@ -122,8 +150,9 @@ pub(crate) static CEPH: LazyLock<Server> = LazyLock::new(|| {
     let mut child = command.spawn().expect("the script runs");
     // Dropped only with the process, and then the cluster ends.
     std::mem::forget(child.stdin.take());
-    let mut ready = [0; 6];
-    let read = child.stdout.take().unwrap().read_exact(&mut ready);
+    let mut said = child.stdout.take().unwrap();
+    thread::spawn(move || child.wait());
+    let read = said.read_exact(&mut [0; 6]);
     assert!(read.is_ok(), "the cluster did not start: {}", log_of(&directory));
     let server = Server { address: format!("127.0.0.1:{port}"), directory };
     let mut bucket = ours("python/bin/python");
@@ -144,11 +173,11 @@ fn registry(name: &str, access: &str) -> Server {
     fs::write(&config, text).unwrap();
     let mut command = Command::new(tool("docker-registry"));
     command.arg("serve").arg(config);
-    start(command, directory, port)
+    start(&command, directory, port)
 }
 
 /// Starts a server, and waits until it accepts connections.
-fn start(command: Command, directory: PathBuf, port: u16) -> Server {
+fn start(command: &Command, directory: PathBuf, port: u16) -> Server {
     let log = File::create(directory.join("log")).unwrap();
     // A server is told of the end of the thread that started it: hence a thread that stays.
     let mut bound = Command::new(tool("setpriv"));
@@ -162,11 +191,12 @@ fn start(command: Command, directory: PathBuf, port: u16) -> Server {
             thread::park();
         }
     });
+    let program = Path::new(command.get_program());
     let address = format!("127.0.0.1:{port}");
     let begun = Instant::now();
     while TcpStream::connect(&address).is_err() {
         let over = wait.try_recv().is_ok() || begun.elapsed() > START;
-        assert!(!over, "`{:?}` did not start: {}", command.get_program(), log_of(&directory));
+        assert!(!over, "`{}` did not start: {}", program.display(), log_of(&directory));
         thread::sleep(Duration::from_millis(50));
     }
     Server { address, directory }
@@ -184,13 +214,11 @@ pub(crate) fn ask(
     headers: &[(&str, &str)],
 ) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
-    let headers: String =
-        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n{headers}\
-         Connection: close\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n").unwrap();
+    for (name, value) in headers {
+        write!(stream, "{name}: {value}\r\n").unwrap();
+    }
+    stream.write_all(b"Connection: close\r\n\r\n").unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     let answer = String::from_utf8_lossy(&answer).into_owned();

@@ -117,7 +117,9 @@ impl MemoryRemote {
     pub(crate) fn lose_some(&self, seed: u64, share: u64) -> Vec<BlobRef> {
         let mut dice = Dice(seed);
         let lost: Vec<_> = self.blobs().into_iter().filter(|_| dice.roll(share)).collect();
-        lost.iter().for_each(|&blob| self.lose(blob));
+        for &blob in &lost {
+            self.lose(blob);
+        }
         lost
     }
 

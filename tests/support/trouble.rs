@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Longest time that a connection of this server lasts, so that no thread outlives a test for long.
-const LIFETIME: Duration = Duration::from_secs(60);
+const LIFETIME: Duration = Duration::from_mins(1);
 
 /// What happens to a request.
 #[derive(Debug, Clone, PartialEq)]
@@ -242,7 +242,7 @@ fn answer(
         Some(Fault::Endless) => {
             stream.write_all(&head_of(200, "Content-Type: text/plain\r\n"))?;
             loop {
-                stream.write_all(&[b'x'; 1 << 16])?;
+                stream.write_all(&[b'x'; 1 << 13])?;
             }
         }
         Some(Fault::Body(body)) => {

@@ -256,7 +256,7 @@ mod tests {
         fs::write(&config, format!(r#"{{"auths":{{"reg:5000":{{"auth":"{auth}"}}}}}}"#)).unwrap();
         let directory = home.path().to_str().unwrap();
         let files = files(&Environment::of(&[("DOCKER_CONFIG", directory)]));
-        assert_eq!(files, [config.clone()]);
+        assert_eq!(files, std::slice::from_ref(&config));
         let found = |server| lookup(&files, server).unwrap();
         let ann = DockerCredential::UsernamePassword("ann".into(), "pass".into());
         assert_eq!(found("reg:5000"), Some(ann));
@@ -264,5 +264,12 @@ mod tests {
         fs::write(&config, "{").unwrap();
         let Err(Fault::Refused(cause)) = lookup(&files, "reg:5000") else { panic!("refused") };
         assert!(cause.to_string().ends_with("it cannot be read"), "{cause}");
+        let said = || "the password is secret".to_owned();
+        let failed = CredentialRetrievalError::HelperFailure {
+            helper: "pass".into(),
+            stdout: said(),
+            stderr: said(),
+        };
+        assert_eq!(why(&failed), "their helper failed");
     }
 }
