@@ -413,17 +413,30 @@ mod tests {
             attached: vec!["recipes/tools".into()],
             origin: None,
         };
-        insta::assert_snapshot!(told(&old, &new, &sources), @"");
+        insta::assert_snapshot!(told(&old, &new, &sources), @r#"
+        this kiln has other keys: schema 1 → 2
+        this kiln runs steps in another way: 1 → 2
+        the host is of another kind: "x86_64" → "aarch64"
+        network: no → yes
+        to be run again: generation 1 → 2 in kiln.lock
+        another period of its `refresh`: 20418 → 20419
+        recipes/tools changed: 17762fddd969 → 10e5cf3d3c8a
+        the secret `token` has another version: "1" → "2"
+        this kiln does `copy-in` in another way: epoch 1 → 2
+        packages: +"curl" −"vim"
+        recipes/files/si\nte changed: ea7aa1fc9efd → d5ede538f628
+        source.name: "site" → "web"
+        "#);
         let other = [("operation", text("upload")), ("mode", text("0644"))];
-        insta::assert_snapshot!(told(&old[10..12], &other, &sources), @"");
+        insta::assert_snapshot!(told(&old[10..12], &other, &sources), @"it was `copy-in` and is `upload`");
         let base = |sum: &str, kind| [("operation", text("fetch")), (kind, text(sum))];
         let (old, new) = (base(&"ab".repeat(32), "sha256"), base(&"cd".repeat(64), "sha512"));
         let sources = |origin: &str, locked| Sources {
             origin: Some((origin.to_owned(), locked)),
             ..Sources::default()
         };
-        insta::assert_snapshot!(told(&old, &new, &sources("catalog debian-12", true)), @"");
-        insta::assert_snapshot!(told(&old, &new, &sources("https://a.example/d", false)), @"");
+        insta::assert_snapshot!(told(&old, &new, &sources("catalog debian-12", true)), @"kiln.lock has another file for `catalog debian-12`: sha256 abababababab… → sha512 cdcdcdcdcdcd…");
+        insta::assert_snapshot!(told(&old, &new, &sources("https://a.example/d", false)), @"`https://a.example/d` is another file: sha256 abababababab… → sha512 cdcdcdcdcdcd…");
     }
 
     #[test]

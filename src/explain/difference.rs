@@ -132,6 +132,7 @@ fn shown(name: &str, value: &Value, longest: usize) -> String {
         Value::Number(bytes) if is_size(name) && bytes.is_multiple_of(MIB) => {
             format!("{} MiB", bytes / MIB)
         }
+        Value::Digest(digest) if longest == usize::MAX => digest.to_string(),
         Value::Flag(true) => "yes".to_owned(),
         Value::Flag(false) => "no".to_owned(),
         value => value.to_string(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use kiln::digest::ActionKey;
@@ -426,6 +427,43 @@ fn a_result_can_be_named_and_compared_with() {
     let text = why_asked(&space, "web", &asked).text(Style::default());
     let text = text.replace(&old.to_string()[..12], "KEY");
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn the_command_answers_from_what_the_engine_left() {
+    let space = built();
+    space.recipe(&WEB.replace("hello", "goodbye"));
+    let kiln = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_kiln"))
+            .arg("-C")
+            .arg(space.root())
+            .arg("--store")
+            .arg(&space.store)
+            .args(arguments)
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, text, _) = kiln(&["why", "web"]);
+    assert_eq!((code, text), (Some(0), told(&space)));
+    let (_, json, _) = kiln(&["why", "web/write", "--json"]);
+    let why: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(why["compared_with"]["kind"], "last");
+    assert_eq!(why["step"]["reason"]["kind"], "changed");
+    // The plan has the same reasons.
+    let (_, json, _) = kiln(&["plan", "--json"]);
+    let plan: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(plan["images"][0]["steps"][5]["reason"], why["step"]["reason"]);
+    for (arguments, help) in [
+        (&["why", "web/wrote"][..], "did you mean `write`?"),
+        (&["why", "wev"], "did you mean `web`?"),
+        (&["why", "web", "--against", "zzzz"], "keys are shown by"),
+    ] {
+        let (code, _, error) = kiln(arguments);
+        assert_eq!(code, Some(2), "{error}");
+        assert!(error.contains(help), "{error}");
+    }
 }
 
 /// A recipe with these scripts; every other step has a name.
