@@ -268,9 +268,8 @@ impl<'a> Walk<'a> {
 
     /// Where what stood at a place before would stand now.
     fn height(&self, place: usize) -> usize {
-        let below =
-            (0..self.now.len()).filter(|&at| self.stayed[at] && self.found[at] < Some(place));
-        below.last().map_or(0, |at| at + 1)
+        let below = |&at: &usize| self.stayed[at] && self.found[at] < Some(place);
+        (0..self.now.len()).rev().find(below).map_or(0, |at| at + 1)
     }
 }
 

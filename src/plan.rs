@@ -74,6 +74,7 @@ pub struct Chain {
 
 impl Chain {
     /// Its nodes with the seal, base first.
+    #[must_use]
     pub fn all(&self) -> impl DoubleEndedIterator<Item = &usize> {
         self.nodes.iter().chain([&self.seal])
     }

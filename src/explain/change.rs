@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::difference::{self, Difference, by_name, differences, quoted};
+use super::difference::{self, Difference, by_name, differences, last_part, quoted};
 use crate::inputs::Input;
 use crate::key::{Action, Manifest, Operation, Value};
 use crate::recipe::Origin;
@@ -122,7 +122,7 @@ impl Sources {
 
     /// The file or tree whose digest a value is.
     fn path(&self, field: &str) -> Option<&PathBuf> {
-        if field.ends_with(".name") {
+        if last_part(field) == "name" {
             return None;
         }
         let Some(rest) = field.strip_prefix("attached[") else { return self.file.as_ref() };
