@@ -11,6 +11,8 @@ mod space;
 mod builds;
 #[path = "engine/damage.rs"]
 mod damage;
+#[path = "engine/edits.rs"]
+mod edits;
 #[path = "engine/properties.rs"]
 mod properties;
 #[path = "engine/secrets.rs"]
