@@ -138,6 +138,16 @@ pub fn changes(before: &Manifest, now: &Manifest, sources: &Sources) -> Vec<Chan
     let (old, new) = (by_name(before), by_name(now));
     let mut changes: Vec<Change> = Vec::new();
     for difference in differences(before, now) {
+        // A list is compared once, however many members it has.
+        let list = list_of(&difference.name);
+        let of_list = |change: &&mut Change| match &change.topic {
+            Topic::List { name, .. } => Some(name.as_str()) == list,
+            _ => false,
+        };
+        if let Some(change) = changes.iter_mut().find(of_list) {
+            change.fields.push(difference);
+            continue;
+        }
         let topic = topic(&difference, &old, &new, sources);
         // Neighbours or not: what is about one thing is told once.
         match changes.iter_mut().find(|change| change.topic == topic && topic != Topic::Value) {
