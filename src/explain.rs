@@ -10,6 +10,7 @@ mod change;
 mod difference;
 mod head;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -240,36 +241,35 @@ impl<'a> Walk<'a> {
     fn below(&self, at: usize) -> Reason {
         const MOST: usize = 8;
         let place = self.found[at].unwrap_or_default();
-        let mut causes: Vec<(usize, Cause)> = Vec::new();
-        let mut push = |height: usize, step: &str, event: &Event| {
-            causes.push((height, Cause { step: step.to_owned(), event: event.clone() }));
-        };
+        let mut causes: Vec<(usize, &str, Cow<'_, Event>)> = Vec::new();
         for &gone in self.removed.iter().take_while(|&&gone| gone < place) {
-            push(self.height(gone), &self.before[gone].name, &Event::Removed);
+            causes.push((self.height(gone), &self.before[gone].name, Cow::Owned(Event::Removed)));
         }
         for below in 0..at {
             if let Some(event) = &self.events[below] {
-                push(below, self.now[below].name, event);
+                causes.push((below, self.now[below].name, Cow::Borrowed(event)));
             }
         }
         // What has moved from below it to above it.
         for above in at + 1..self.now.len() {
             if let Some(other) = self.found[above].filter(|&other| other < place) {
                 let event = Event::Moved { behind: self.behind(above) };
-                push(self.height(other), self.now[above].name, &event);
+                causes.push((self.height(other), self.now[above].name, Cow::Owned(event)));
             }
         }
-        causes.sort_by_key(|(height, _)| *height);
+        causes.sort_by_key(|(height, ..)| *height);
         let more = causes.len().saturating_sub(MOST);
-        let causes = causes.into_iter().take(MOST).map(|(_, cause)| cause).collect();
-        Reason::Below { causes, more }
+        let cause = |(_, step, event): (usize, &str, Cow<'_, Event>)| Cause {
+            step: step.to_owned(),
+            event: event.into_owned(),
+        };
+        Reason::Below { causes: causes.into_iter().take(MOST).map(cause).collect(), more }
     }
 
     /// Where what stood at a place before would stand now.
     fn height(&self, place: usize) -> usize {
-        let below =
-            (0..self.now.len()).filter(|&at| self.stayed[at] && self.found[at] < Some(place));
-        below.last().map_or(0, |at| at + 1)
+        let below = |&at: &usize| self.stayed[at] && self.found[at] < Some(place);
+        (0..self.now.len()).rev().find(below).map_or(0, |at| at + 1)
     }
 }
 
@@ -322,16 +322,12 @@ impl fmt::Display for Reason {
                 }
             }
             Self::Below { causes, more } => {
-                if causes.is_empty() {
+                // The lowest one alone would be enough.
+                let Some(Cause { step, event }) = causes.first() else {
                     return f.write_str("something below it is another");
-                }
-                for (at, Cause { step, event }) in causes.iter().take(MOST).enumerate() {
-                    if at > 0 {
-                        f.write_str("; ")?;
-                    }
-                    write!(f, "{} below it {event}", change::plain(step))?;
-                }
-                and_more(f, more + causes.len().saturating_sub(MOST))
+                };
+                write!(f, "{} below it {event}", change::plain(step))?;
+                and_more(f, more + causes.len() - 1)
             }
         }
     }

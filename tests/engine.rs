@@ -15,6 +15,8 @@ mod collect;
 mod commands;
 #[path = "engine/damage.rs"]
 mod damage;
+#[path = "engine/edits.rs"]
+mod edits;
 #[path = "engine/properties.rs"]
 mod properties;
 #[path = "engine/secrets.rs"]

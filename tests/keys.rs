@@ -785,7 +785,7 @@ fn an_explanation_names_every_field_that_differs_and_no_other() {
                 (Some(Value::Secret(_)), Some(Value::Secret(_))) => false,
                 (before, now) => before != now,
             });
-            let differ: Vec<String> = BTreeSet::from_iter(differ).into_iter().collect();
+            let differ: Vec<String> = differ.collect::<BTreeSet<_>>().into_iter().collect();
             assert_eq!(names, differ, "{kind:?}");
         }
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::difference::{self, Difference, by_name, differences, quoted};
+use super::difference::{self, Difference, by_name, differences, last_part, quoted};
 use crate::inputs::Input;
 use crate::key::{Action, Manifest, Operation, Value};
 use crate::recipe::Origin;
@@ -122,7 +122,7 @@ impl Sources {
 
     /// The file or tree whose digest a value is.
     fn path(&self, field: &str) -> Option<&PathBuf> {
-        if field.ends_with(".name") {
+        if last_part(field) == "name" {
             return None;
         }
         let Some(rest) = field.strip_prefix("attached[") else { return self.file.as_ref() };
@@ -138,6 +138,16 @@ pub fn changes(before: &Manifest, now: &Manifest, sources: &Sources) -> Vec<Chan
     let (old, new) = (by_name(before), by_name(now));
     let mut changes: Vec<Change> = Vec::new();
     for difference in differences(before, now) {
+        // A list is compared once, however many members it has.
+        let list = list_of(&difference.name);
+        let of_list = |change: &&mut Change| match &change.topic {
+            Topic::List { name, .. } => Some(name.as_str()) == list,
+            _ => false,
+        };
+        if let Some(change) = changes.iter_mut().find(of_list) {
+            change.fields.push(difference);
+            continue;
+        }
         let topic = topic(&difference, &old, &new, sources);
         // Neighbours or not: what is about one thing is told once.
         match changes.iter_mut().find(|change| change.topic == topic && topic != Topic::Value) {
@@ -413,17 +423,30 @@ mod tests {
             attached: vec!["recipes/tools".into()],
             origin: None,
         };
-        insta::assert_snapshot!(told(&old, &new, &sources), @"");
+        insta::assert_snapshot!(told(&old, &new, &sources), @r#"
+        this kiln has other keys: schema 1 → 2
+        this kiln runs steps in another way: 1 → 2
+        the host is of another kind: "x86_64" → "aarch64"
+        network: no → yes
+        to be run again: generation 1 → 2 in kiln.lock
+        another period of its `refresh`: 20418 → 20419
+        recipes/tools changed: 17762fddd969 → 10e5cf3d3c8a
+        the secret `token` has another version: "1" → "2"
+        this kiln does `copy-in` in another way: epoch 1 → 2
+        packages: +"curl" −"vim"
+        recipes/files/si\nte changed: ea7aa1fc9efd → d5ede538f628
+        source.name: "site" → "web"
+        "#);
         let other = [("operation", text("upload")), ("mode", text("0644"))];
-        insta::assert_snapshot!(told(&old[10..12], &other, &sources), @"");
+        insta::assert_snapshot!(told(&old[10..12], &other, &sources), @"it was `copy-in` and is `upload`");
         let base = |sum: &str, kind| [("operation", text("fetch")), (kind, text(sum))];
         let (old, new) = (base(&"ab".repeat(32), "sha256"), base(&"cd".repeat(64), "sha512"));
         let sources = |origin: &str, locked| Sources {
             origin: Some((origin.to_owned(), locked)),
             ..Sources::default()
         };
-        insta::assert_snapshot!(told(&old, &new, &sources("catalog debian-12", true)), @"");
-        insta::assert_snapshot!(told(&old, &new, &sources("https://a.example/d", false)), @"");
+        insta::assert_snapshot!(told(&old, &new, &sources("catalog debian-12", true)), @"kiln.lock has another file for `catalog debian-12`: sha256 abababababab… → sha512 cdcdcdcdcdcd…");
+        insta::assert_snapshot!(told(&old, &new, &sources("https://a.example/d", false)), @"`https://a.example/d` is another file: sha256 abababababab… → sha512 cdcdcdcdcdcd…");
     }
 
     #[test]

@@ -132,6 +132,7 @@ fn shown(name: &str, value: &Value, longest: usize) -> String {
         Value::Number(bytes) if is_size(name) && bytes.is_multiple_of(MIB) => {
             format!("{} MiB", bytes / MIB)
         }
+        Value::Digest(digest) if longest == usize::MAX => digest.to_string(),
         Value::Flag(true) => "yes".to_owned(),
         Value::Flag(false) => "no".to_owned(),
         value => value.to_string(),
@@ -139,7 +140,12 @@ fn shown(name: &str, value: &Value, longest: usize) -> String {
 }
 
 fn is_size(name: &str) -> bool {
-    name == "size" || name.ends_with(".size")
+    last_part(name) == "size"
+}
+
+/// What the name of a value ends with: `size` of `partitions[0].size`.
+pub(super) fn last_part(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(_, last)| last)
 }
 
 /// A text in quotes, with control characters escaped, cut behind so many characters.

@@ -49,11 +49,14 @@ pub enum UnknownBuild {
     },
 }
 
+/// Says what an image's newest shared build was made of; `None` where no remote knows.
+pub type Heads<'a> = &'a dyn Fn(&ImageName) -> Option<Head>;
+
 /// What is known of earlier builds.
 pub struct History<'a> {
     workspace: &'a Workspace,
     store: Option<&'a Store>,
-    heads: Option<&'a dyn Fn(&ImageName) -> Option<Head>>,
+    heads: Option<Heads<'a>>,
     trusts: Option<&'a dyn Fn(&str) -> bool>,
     against: Option<ActionKey>,
     manifests: RefCell<HashMap<ActionKey, Option<Manifest>>>,
@@ -70,7 +73,7 @@ impl<'a> History<'a> {
     /// Asks remotes, too, what an image's newest shared build was made of. They are asked only where
     /// the store has nothing that is like the image.
     #[must_use]
-    pub fn with_heads(mut self, heads: &'a dyn Fn(&ImageName) -> Option<Head>) -> Self {
+    pub fn with_heads(mut self, heads: Heads<'a>) -> Self {
         self.heads = Some(heads);
         self
     }

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use kiln::digest::ActionKey;
-use kiln::explain::{Before, Built, Event, Head, Reason};
+use kiln::explain::{Before, Built, Head, Reason};
 use kiln::key::Value;
 use kiln::name::ImageName;
-use kiln::plan::history::UnknownBuild;
+use kiln::plan::history::{Heads, UnknownBuild};
 use kiln::plan::why::{Style, Why};
 use kiln::plan::{self, History, LastBuild, LastStep};
 use kiln::store::results::ActionResult;
-use proptest::prelude::*;
 
 use super::fake::Misdeed;
 use super::space::TestSpace;
@@ -47,12 +47,12 @@ fn built() -> TestSpace {
 #[derive(Default)]
 struct Asked<'a> {
     trusts: Option<&'a dyn Fn(&str) -> bool>,
-    heads: Option<&'a dyn Fn(&ImageName) -> Option<Head>>,
+    heads: Option<Heads<'a>>,
     against: Option<ActionKey>,
 }
 
 /// The answer about an image.
-fn why(space: &TestSpace, image: &str) -> Why {
+pub(super) fn why(space: &TestSpace, image: &str) -> Why {
     why_asked(space, image, &Asked::default())
 }
 
@@ -312,7 +312,7 @@ fn of_several_builds_the_most_alike_is_taken_and_then_the_newest() {
         space.build();
     }
     space.forget_last_builds();
-    // Two steps are as in no build, so the others decide.
+    // It says what no build says, and is as far from each of them.
     space.recipe(&WEB.replace("hello", "help yourself").replace("/etc/motd", "/etc/issue"));
     let before = |space: &TestSpace| -> Before {
         let workspace = space.workspace();
@@ -329,7 +329,6 @@ fn of_several_builds_the_most_alike_is_taken_and_then_the_newest() {
     other.recipe(&WEB.replace("hello", "help yourself").replace("/etc/motd", "/etc/issue"));
     assert_eq!(first.steps, before(&other).steps);
     // A build that says the same but for one value is nearer, however old.
-    space.recipe(&WEB.replace("hello", "help").replace("0644", "0600"));
     space.recipe(&WEB.replace("\"hello\"", "\"help\" mode=\"0600\""));
     let Reason::Changed { changes, .. } = space.reason("web/write") else { panic!() };
     assert_eq!(changes.len(), 1, "{changes:?}");
@@ -428,99 +427,39 @@ fn a_result_can_be_named_and_compared_with() {
     insta::assert_snapshot!(text);
 }
 
-/// A recipe with these scripts; every other step has a name.
-fn recipe(scripts: &[(usize, u32)]) -> String {
-    let step = |(name, script): &(usize, u32)| match name % 2 {
-        0 => format!("run-command \"script {script}\" name=\"s{name}\"\n"),
-        _ => format!("run-command \"script {script}\"\n"),
+#[test]
+fn the_command_answers_from_what_the_engine_left() {
+    let space = built();
+    space.recipe(&WEB.replace("hello", "goodbye"));
+    let kiln = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_kiln"))
+            .arg("-C")
+            .arg(space.root())
+            .arg("--store")
+            .arg(&space.store)
+            .args(arguments)
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
     };
-    let steps: String = scripts.iter().map(step).collect();
-    format!("image \"web\" {{\nbase file \"base.img\"\n{steps}output \"raw\"\n}}\n")
-}
-
-#[derive(Debug, Clone)]
-enum Edit {
-    Change(prop::sample::Index),
-    Insert(prop::sample::Index),
-    Remove(prop::sample::Index),
-    Move(prop::sample::Index, prop::sample::Index),
-}
-
-fn edit() -> impl Strategy<Value = Edit> {
-    let index = any::<prop::sample::Index>;
-    prop_oneof![
-        index().prop_map(Edit::Change),
-        index().prop_map(Edit::Insert),
-        index().prop_map(Edit::Remove),
-        (index(), index()).prop_map(|(from, to)| Edit::Move(from, to)),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..Default::default() })]
-
-    #[test]
-    fn the_cause_is_the_edit_that_was_made(edits in proptest::collection::vec(edit(), 1..6)) {
-        let mut steps: Vec<(usize, u32)> = (0..5).map(|n| (n, 100 + n as u32)).collect();
-        let mut fresh = 200..;
-        let space = TestSpace::new(&recipe(&steps));
-        space.build();
-        for edit in edits {
-            let script = fresh.next().unwrap();
-            let last = steps.len().max(1);
-            // What is new or has changed, and in which place the first difference is.
-            let (event, place) = match edit {
-                Edit::Change(at) if !steps.is_empty() => {
-                    let at = at.index(last);
-                    steps[at].1 = script;
-                    ("changed", at)
-                }
-                Edit::Insert(at) => {
-                    let at = at.index(steps.len() + 1);
-                    steps.insert(at, (script as usize, script));
-                    ("is new", at)
-                }
-                Edit::Remove(at) if !steps.is_empty() => {
-                    let at = at.index(last);
-                    steps.remove(at);
-                    ("is gone", at)
-                }
-                Edit::Move(from, to) if steps.len() > 1 => {
-                    let (from, to) = (from.index(last), to.index(last));
-                    let step = steps.remove(from);
-                    steps.insert(to, step);
-                    if from == to { continue }
-                    ("moved", from.min(to))
-                }
-                Edit::Change(_) | Edit::Remove(_) | Edit::Move(..) => continue,
-            };
-            space.recipe(&recipe(&steps));
-            let why = why(&space, "web");
-            // Base first, so a step's place is one higher.
-            let ran = why.steps.iter().position(|step| step.reason.is_some()).unwrap();
-            prop_assert_eq!(ran, place + 1);
-            for step in why.steps.iter().filter(|step| step.fate == "run") {
-                match step.reason.as_ref().unwrap() {
-                    Reason::Changed { changes, .. } => {
-                        prop_assert_eq!(event, "changed");
-                        prop_assert_eq!(&changes[0].fields[0].name, "script");
-                    }
-                    Reason::Added => prop_assert_eq!(event, "is new"),
-                    Reason::Moved { .. } => prop_assert_eq!(event, "moved"),
-                    Reason::Below { causes, more: 0 } => {
-                        prop_assert_eq!(causes.len(), 1);
-                        let told = match causes[0].event {
-                            Event::Changed => "changed",
-                            Event::Added => "is new",
-                            Event::Removed => "is gone",
-                            Event::Moved { .. } => "moved",
-                        };
-                        prop_assert_eq!(told, event);
-                    }
-                    other => prop_assert!(false, "{:?}", other),
-                }
-            }
-            space.build();
-        }
+    let (code, text, _) = kiln(&["why", "web"]);
+    assert_eq!((code, text), (Some(0), told(&space)));
+    let (_, json, _) = kiln(&["why", "web/write", "--json"]);
+    let why: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(why["compared_with"]["kind"], "last");
+    assert_eq!(why["step"]["reason"]["kind"], "changed");
+    // The plan has the same reasons.
+    let (_, json, _) = kiln(&["plan", "--json"]);
+    let plan: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(plan["images"][0]["steps"][5]["reason"], why["step"]["reason"]);
+    for (arguments, help) in [
+        (&["why", "web/wrote"][..], "did you mean `write`?"),
+        (&["why", "wev"], "did you mean `web`?"),
+        (&["why", "web", "--against", "zzzz"], "keys are shown by"),
+    ] {
+        let (code, _, error) = kiln(arguments);
+        assert_eq!(code, Some(2), "{error}");
+        assert!(error.contains(help), "{error}");
     }
 }
