@@ -53,7 +53,12 @@ pub struct Options {
     pub jobs: usize,
     /// Whether each layer is read back and compared with the disk at rest.
     pub verify_layers: bool,
+    /// After what time without a sign of life nobody waits any more for a build elsewhere.
+    pub lease: Duration,
 }
+
+/// What [`Options::lease`] is where nothing else is said.
+pub const LEASE: Duration = Duration::from_mins(1);
 
 /// What a build did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

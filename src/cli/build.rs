@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::remotes::Purpose::Share;
 use super::{CliError, Place, Wanted, cache, doctor, lock, show};
-use crate::engine::{Engine, Options, outputs};
+use crate::engine::{Engine, LEASE, Options, outputs};
 use crate::execute::native::Native;
 use crate::host::{self, Purpose};
 use crate::key::Operation;
@@ -105,7 +105,7 @@ impl Build {
             executor: &native,
             vault: &vault,
             team: &team,
-            options: Options { jobs, verify_layers: self.verify_layers },
+            options: Options { jobs, verify_layers: self.verify_layers, lease: LEASE },
             interrupted: &interrupted,
         };
         let mut progress = self.progress();

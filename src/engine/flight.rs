@@ -5,7 +5,7 @@
 //! action all the same make twins, which harms nobody. Whether a holder lives is judged by whether its
 //! lease changes, by the waiter's own clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,12 +16,11 @@ use crate::digest::ActionKey;
 use crate::remote::backend::{Backend, Claim};
 use crate::remote::team::{Member, Team};
 
-/// How often a holder writes its lease anew.
-const BEAT: Duration = Duration::from_secs(15);
-/// After what time without a beat a holder counts as dead.
-const DEATH: Duration = Duration::from_secs(60);
-/// How often a waiter looks.
+/// How often a holder writes its lease anew, in the time after which it counts as dead.
+const BEATS: u32 = 4;
+/// How often a waiter looks, at most and in that time.
 const LOOK: Duration = Duration::from_secs(1);
+const LOOKS: u32 = 20;
 /// How often the end of the build is looked for.
 const GLANCE: Duration = Duration::from_millis(100);
 
@@ -39,6 +38,10 @@ pub(super) struct Flight<'a> {
     team: &'a Team,
     held: Mutex<BTreeMap<ActionKey, u64>>,
     nonce: String,
+    /// After what time without a beat a holder counts as dead.
+    death: Duration,
+    /// The numbers of builds that turned out to be dead: none of their leases is waited for.
+    dead: Mutex<BTreeSet<String>>,
 }
 
 /// The right, as far as a remote can give it, to be the one who runs an action; it ends with the
@@ -60,8 +63,16 @@ pub(super) enum Wish<'a> {
 
 impl<'a> Flight<'a> {
     /// The leases of a build whose own number is `nonce`.
-    pub(super) fn new(team: &'a Team, nonce: String) -> Self {
-        Self { team, held: Mutex::default(), nonce }
+    pub(super) fn new(team: &'a Team, nonce: String, death: Duration) -> Self {
+        Self { team, held: Mutex::default(), nonce, death, dead: Mutex::default() }
+    }
+
+    /// Whether the build that a lease is of is known to be dead; from `now` on it is.
+    fn is_dead(&self, lease: &[u8], now: bool) -> bool {
+        let lease: Option<Lease> = serde_json::from_slice(lease).ok();
+        let Some(Lease { nonce, .. }) = lease else { return now };
+        let mut dead = self.dead.lock().unwrap_or_else(PoisonError::into_inner);
+        now && dead.insert(nonce.clone()) || dead.contains(&nonce)
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<ActionKey, u64>> {
@@ -84,7 +95,7 @@ impl<'a> Flight<'a> {
         let mut last = Instant::now();
         while !ended.load(Ordering::SeqCst) {
             std::thread::sleep(GLANCE);
-            if last.elapsed() < BEAT {
+            if last.elapsed() < self.death / BEATS {
                 continue;
             }
             last = Instant::now();
@@ -114,6 +125,7 @@ impl<'a> Flight<'a> {
         let Some(member) = self.member(impure) else { return Wish::Run(None) };
         let namespace = self.team.namespace();
         let mut seen: Option<(Vec<u8>, Instant)> = None;
+        let mut tried = false;
         loop {
             match member.backend.claim(namespace, key, &self.lease(0)) {
                 Ok(Claim::Taken) => {
@@ -124,28 +136,31 @@ impl<'a> Flight<'a> {
                 }
                 // Without leases it is built, and a twin is no harm.
                 Ok(Claim::Impossible) | Err(_) => return Wish::Run(None),
-                Ok(Claim::Held(lease)) => match &seen {
-                    Some((known, since)) if *known == lease => {
-                        if since.elapsed() > DEATH {
-                            let _ = member.backend.release(namespace, key);
-                            seen = None;
+                Ok(Claim::Held(lease)) => {
+                    let known = seen.as_ref().filter(|(known, _)| *known == lease);
+                    let late = known.is_some_and(|(_, since)| since.elapsed() > self.death);
+                    if self.is_dead(&lease, late) {
+                        // One that cannot be taken away holds nobody up either.
+                        let freed = member.backend.release(namespace, key).is_ok();
+                        if freed && !std::mem::replace(&mut tried, true) {
                             continue;
                         }
+                        return Wish::Run(None);
                     }
-                    known => {
-                        if known.is_none() {
-                            waiting(&holder(&lease));
-                        }
+                    if seen.is_none() {
+                        waiting(&holder(&lease));
+                    }
+                    if known.is_none() {
                         seen = Some((lease, Instant::now()));
                     }
-                },
+                }
             }
             let pause = Instant::now();
-            while pause.elapsed() < LOOK {
+            while pause.elapsed() < LOOK.min(self.death / LOOKS) {
                 if called_off.load(Ordering::SeqCst) {
                     return Wish::CalledOff;
                 }
-                std::thread::sleep(GLANCE);
+                std::thread::sleep(GLANCE.min(self.death / LOOKS));
             }
             if self.is_built(key) {
                 return Wish::Built;

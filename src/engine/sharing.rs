@@ -98,7 +98,7 @@ impl Engine<'_> {
             return build(None, progress);
         }
         let fetcher = Fetcher::new(self.store, self.team);
-        let flight = Flight::new(self.team, flight::nonce());
+        let flight = Flight::new(self.team, flight::nonce(), self.options.lease);
         let (ended, pushed) = (AtomicBool::new(false), Mutex::default());
         let socket = work.path().join(SOCKET);
         let listener = listen(&socket).context("listen at", &socket).map_err(BuildError::File)?;

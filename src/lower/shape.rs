@@ -59,18 +59,19 @@ pub(super) fn address_fault(text: &str) -> Option<&'static str> {
     if text.contains(odd) {
         return Some("a space stands in it");
     }
-    match text.split_once("://") {
-        None if text.is_empty() => Some("it is empty"),
-        None => None,
-        Some((scheme, _)) if !SCHEMES.contains(&scheme) => Some(
+    let Some(address) = text.split_once("://") else {
+        return text.is_empty().then_some("it is empty");
+    };
+    match address {
+        (scheme, _) if !SCHEMES.contains(&scheme) => Some(
             "its scheme is none of `s3`, `swift`, `gs`, `azblob`, `webdav`, `http`, `https` and \
              `oci`, and a directory has none",
         ),
-        Some((_, rest)) if rest.is_empty() || rest.starts_with('/') => Some("it names no place"),
-        Some((_, rest)) if rest.split('/').next().is_some_and(|host| host.contains('@')) => {
+        (_, rest) if rest.is_empty() || rest.starts_with('/') => Some("it names no place"),
+        (_, rest) if rest.split('/').next().is_some_and(|host| host.contains('@')) => {
             Some("a user or password has no place in a workspace: see the book's page on remotes")
         }
-        Some(_) => None,
+        _ => None,
     }
 }
 

@@ -205,10 +205,10 @@ impl Results {
         let on_bad: HashSet<StateId> =
             self.iter().map(|result| result.state).filter(|&state| stands_on_bad(state)).collect();
         let mut out = Vec::new();
-        for twins in self.results.values_mut() {
+        for twins in self.by_action.values_mut() {
             out.extend(twins.extract_if(.., |twin| refused(twin) || on_bad.contains(&twin.state)));
         }
-        self.results.retain(|_, twins| !twins.is_empty());
+        self.by_action.retain(|_, twins| !twins.is_empty());
         out
     }
 

@@ -54,6 +54,13 @@ fn whatever_a_remote_does_the_images_are_right() {
     });
 }
 
+/// A workspace that does not wait long for the leases of others.
+fn hasty(remote: &Faulty, how: &How<'_>) -> TestSpace {
+    let mut space = space(RECIPE, remote.clone(), how);
+    space.options.lease = Duration::from_millis(300);
+    space
+}
+
 fn survives(calls: &[Call], when: When, fault: &Fault) {
     let key = Key::new();
     let how = How::with(&key);
@@ -61,16 +68,16 @@ fn survives(calls: &[Call], when: When, fault: &Fault) {
     let faulty = Faulty::new(MemoryRemote::new());
     faulty.fault(calls, when, fault.clone());
     // Who gives to it.
-    let giver = space(RECIPE, faulty.clone(), &how);
+    let giver = hasty(&faulty, &how);
     build(&giver);
     giver.check_states();
     // Who takes from it while it still misbehaves, from what may be half there.
-    let taker = space(RECIPE, faulty.clone(), &how);
+    let taker = hasty(&faulty, &how);
     build(&taker);
     assert_eq!(taker.content("web").tasks(), giver.content("web").tasks(), "{case}");
     // Who takes from it when it is well again.
     faulty.heal();
-    let later = space(RECIPE, faulty, &how);
+    let later = hasty(&faulty, &how);
     build(&later);
     assert_eq!(later.content("web").tasks(), giver.content("web").tasks(), "{case}");
 }
@@ -91,7 +98,7 @@ fn taken_and_then(key: &Key, break_it: impl FnOnce(&MemoryRemote, &Faulty)) -> (
     let how = How::with(key);
     build(&space(RECIPE, memory.clone(), &how));
     let faulty = Faulty::new(memory.clone());
-    let there = space(RECIPE, faulty.clone(), &how);
+    let there = hasty(&faulty, &how);
     break_it(&memory, &faulty);
     (there, faulty)
 }

@@ -58,7 +58,7 @@ impl TestSpace {
             directory: directory.to_owned(),
             _own: None,
             executor: FakeExecutor::default(),
-            options: Options { jobs: 1, verify_layers: true },
+            options: Options { jobs: 1, verify_layers: true, lease: kiln::engine::LEASE },
             now: Duration::from_secs(1_000_000),
             interrupted: AtomicBool::new(false),
             team: Team::default(),
