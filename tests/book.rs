@@ -13,7 +13,7 @@ use std::process::Command;
 use walkdir::WalkDir;
 
 /// The commands of the program, hidden ones excepted.
-const COMMANDS: &[&str] = &["build", "plan", "check", "lock", "bases", "log", "import", "doctor"];
+const COMMANDS: &[&str] = &["build", "plan", "check", "lock", "bases", "log", "import", "key", "doctor"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -149,7 +149,7 @@ fn what_cannot_be_done_says_why_and_changes_nothing() {
     let [one, two] = [(); 2].map(|()| signing::generate(None).unwrap());
     let (one_text, two_text) = (one.public.to_string(), two.public.to_string());
     let place =
-        Place::new(&format!("trust \"{one_text}\" name=\"a\"\ntrust {two_text} name=\"a\"\n"));
+        Place::new(&format!("trust \"{one_text}\" name=\"a\"\ntrust \"{two_text}\" name=\"a\"\n"));
     assert_eq!(place.fails(&["revoke", "a"]), "kiln::key::ambiguous");
     assert_eq!(place.fails(&["revoke", "b"]), "kiln::key::unknown");
     assert_eq!(place.fails(&["revoke", "0123456789ABCDEF"]), "kiln::key::unknown");
@@ -160,7 +160,7 @@ fn what_cannot_be_done_says_why_and_changes_nothing() {
     let (_, _, err) = place.run(&["trust", encoded], None);
     assert!(!err.contains(&encoded[60..120]), "{err}");
     place.kiln(&["revoke", &two_text]);
-    assert!(place.settings().ends_with(&format!("trust {two_text} revoked=#true name=\"a\"\n")));
+    assert!(place.settings().ends_with(&format!("trust \"{two_text}\" revoked=#true name=\"a\"\n")));
     // A line that goes on at the end of the file would take the new one into it.
     let place = Place::new("jobs 2 \\");
     assert_eq!(place.fails(&["trust", &one_text]), "kiln::key::not_changed");
@@ -175,8 +175,8 @@ fn what_cannot_be_done_says_why_and_changes_nothing() {
 #[test]
 fn recipes_with_mistakes_do_not_keep_a_key_from_being_revoked() {
     let key = signing::generate(None).unwrap().public.to_string();
-    let place = Place::new(&format!("trust {key}\n"));
+    let place = Place::new(&format!("trust \"{key}\"\n"));
     fs::write(place.root().join("recipes/bad.kdl"), "image {").unwrap();
     place.kiln(&["revoke", &key]);
-    assert_eq!(place.settings(), format!("trust {key} revoked=#true\n"));
+    assert_eq!(place.settings(), format!("trust \"{key}\" revoked=#true\n"));
 }
