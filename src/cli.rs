@@ -4,6 +4,7 @@ mod bases;
 mod build;
 mod check;
 mod doctor;
+mod document;
 mod import;
 mod key;
 mod lock;
@@ -62,6 +63,10 @@ enum Command {
     Log(log::Log),
     /// Make a recipe of what another tool reads.
     Import(import::Import),
+    /// Show the packages of an image, or of one step, as a CycloneDX document.
+    Sbom(document::Sbom),
+    /// Show how an image, or one step, came to be, as an in-toto statement.
+    Provenance(document::Provenance),
     /// Make the key that signs shared results, and say whose count.
     Key(key::Key),
     /// Look at what this host lacks.
@@ -89,6 +94,12 @@ enum CliError {
     #[error("image `{image}` has no step `{step}`")]
     #[diagnostic(code(kiln::cli::no_such_step), help("{help}"))]
     UnknownStep { image: String, step: String, help: String },
+    #[error("there is no {what} of `{name}`")]
+    #[diagnostic(
+        code(kiln::cli::no_document),
+        help("build it first; steps that came with a later one have none of their own")
+    )]
+    NoDocument { name: String, what: &'static str },
     #[error(transparent)]
     #[diagnostic(transparent)]
     Key(#[from] key::KeyError),
@@ -204,6 +215,7 @@ impl CliError {
             | Self::NotText { .. }
             | Self::BadImageName { .. }
             | Self::Key(_)
+            | Self::NoDocument { .. }
             | Self::NotImported
             | Self::UnknownBase { .. }
             | Self::NoLog { .. } => Exit::Recipe,
@@ -227,6 +239,8 @@ pub fn main() -> ExitCode {
         Command::Bases(command) => command.run(&place),
         Command::Log(command) => command.run(&place),
         Command::Import(command) => command.run(),
+        Command::Sbom(command) => command.run(&place),
+        Command::Provenance(command) => command.run(&place),
         Command::Key(command) => command.run(&place),
         Command::Doctor(command) => command.run(&place),
         Command::Completions { shell } => {

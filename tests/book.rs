@@ -13,7 +13,19 @@ use std::process::Command;
 use walkdir::WalkDir;
 
 /// The commands of the program, hidden ones excepted.
-const COMMANDS: &[&str] = &["build", "plan", "check", "lock", "bases", "log", "import", "key", "doctor"];
+const COMMANDS: &[&str] = &[
+    "build",
+    "plan",
+    "check",
+    "lock",
+    "bases",
+    "log",
+    "import",
+    "sbom",
+    "provenance",
+    "key",
+    "doctor",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

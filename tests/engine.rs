@@ -7,6 +7,8 @@ mod fake;
 #[path = "support/space.rs"]
 mod space;
 
+#[path = "engine/attest.rs"]
+mod attest;
 #[path = "engine/builds.rs"]
 mod builds;
 #[path = "engine/damage.rs"]

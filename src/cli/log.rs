@@ -69,7 +69,8 @@ fn printable(bytes: Vec<u8>) -> Vec<u8> {
     text.into_bytes()
 }
 
-fn find<'a>(
+/// The step that is meant; without one all nodes of the image, its seal last.
+pub(super) fn find<'a>(
     wanted: &'a Wanted,
     image: &str,
     step: Option<&str>,

@@ -15,7 +15,7 @@ use super::{End, Engine, Event};
 use crate::digest::StateId;
 use crate::disk::state::DiskState;
 use crate::execute::registered::{self, Registered};
-use crate::execute::{self, Bench, Fault, FaultKind, Outcome, Task};
+use crate::execute::{self, Bench, Fault, FaultKind, Outcome, Packages, Task};
 use crate::files::{self, Context};
 use crate::guest::Snapshot;
 use crate::inputs::{self, Input};
@@ -498,7 +498,8 @@ impl Lane<'_> {
         let bytes = serde_json::to_vec(&report).expect("a report is plain data");
         let id = self.engine.store.objects().put(directory, &bytes, Readers::All);
         let id = id.map_err(|error| host(&error))?;
-        let (took, outcome) = (start.elapsed(), Outcome::default());
+        let packages = report.inventory().map_or(Packages::AsBefore, Packages::Are);
+        let (took, outcome) = (start.elapsed(), Outcome { packages, ..Outcome::default() });
         self.record(node, parent, &placement, outcome, Some(id), took, directory)?;
         let done = StepDone { took, layer: placement.size, note: Some(report.labels.to_string()) };
         self.tell(Event::Done { node: number, state: placement.state, done });
