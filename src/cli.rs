@@ -5,6 +5,7 @@ mod build;
 mod cache;
 mod check;
 mod doctor;
+mod document;
 mod import;
 mod key;
 mod lock;
@@ -78,6 +79,10 @@ enum Command {
     Cache(cache::Cache),
     /// Make a recipe of what another tool reads.
     Import(import::Import),
+    /// Show the packages of an image, or of one step, as a CycloneDX document.
+    Sbom(document::Sbom),
+    /// Show how an image, or one step, came to be, as an in-toto statement.
+    Provenance(document::Provenance),
     /// Make the key that signs shared results, and say whose count.
     Key(key::Key),
     /// Look at what this host lacks.
@@ -105,6 +110,12 @@ enum CliError {
     #[error("image `{image}` has no step `{step}`")]
     #[diagnostic(code(kiln::cli::no_such_step), help("{help}"))]
     UnknownStep { image: String, step: String, help: String },
+    #[error("there is no {what} of `{name}`")]
+    #[diagnostic(
+        code(kiln::cli::no_document),
+        help("build it first; steps that came with a later one have none of their own")
+    )]
+    NoDocument { name: String, what: &'static str },
     #[error(transparent)]
     #[diagnostic(transparent)]
     UnknownBuild(#[from] UnknownBuild),
@@ -249,6 +260,7 @@ impl CliError {
             | Self::NotText { .. }
             | Self::BadImageName { .. }
             | Self::Key(_)
+            | Self::NoDocument { .. }
             | Self::NotImported
             | Self::UnknownBase { .. }
             | Self::NoLog { .. } => Exit::Recipe,
@@ -274,6 +286,8 @@ pub fn main() -> ExitCode {
         Command::Log(command) => command.run(&place),
         Command::Cache(command) => command.run(&place),
         Command::Import(command) => command.run(),
+        Command::Sbom(command) => command.run(&place),
+        Command::Provenance(command) => command.run(&place),
         Command::Key(command) => command.run(&place),
         Command::Doctor(command) => command.run(&place),
         Command::Completions { shell } => {

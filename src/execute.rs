@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::disk::overlay::Changed;
 use crate::guest::Snapshot;
+use crate::guest::installed::Inventory;
 use crate::key::Registration;
 use crate::name::SecretName;
 use crate::recipe::{Aids, Bootstrap, OutputFormat, Scratch, Scrub, SecretUse, StepKind};
@@ -85,6 +86,18 @@ pub enum Task {
     },
 }
 
+/// What is known of a guest's packages behind a task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Packages {
+    /// They are those that were there before.
+    #[default]
+    AsBefore,
+    /// They are these.
+    Are(Inventory),
+    /// They may be others, and could not be listed.
+    Unknown,
+}
+
 /// What a task found out.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Outcome {
@@ -92,6 +105,8 @@ pub struct Outcome {
     pub leftovers: Vec<String>,
     /// Programs of the host that took part, with their versions.
     pub host: Vec<String>,
+    /// What is installed in the guest now.
+    pub packages: Packages,
     /// What whoever builds is told once the step is done, and what no log and no result may hold.
     pub told: Option<String>,
 }

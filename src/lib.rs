@@ -55,6 +55,7 @@ pub mod resolve;
 pub mod store;
 
 // Doing.
+pub mod attest;
 pub mod execute;
 pub mod guest;
 pub mod seal;

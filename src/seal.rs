@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::disk::mounts::Place;
 use crate::files::{Context, FileError};
-use crate::guest::installed::{Installed, Package, installed};
+use crate::guest::installed::{Distribution, Installed, Inventory, Package, installed};
 use crate::guest::scrub::ScrubReport;
 use crate::guest::selinux::inodes::{EXT4_SUPERBLOCK, inodes_in_use};
 use crate::guest::selinux::policy::PolicyError;
@@ -108,6 +108,9 @@ pub struct SealReport {
     pub scrub: Vec<ScrubReport>,
     /// The packages installed, sorted; `None` until the guest's own program has been asked.
     pub packages: Option<Vec<Package>>,
+    /// Whose packages they are.
+    #[serde(default)]
+    pub distribution: Option<Distribution>,
     /// Where the guest has its file systems, root first.
     pub systems: Vec<GuestPath>,
     /// Its labels.
@@ -159,6 +162,15 @@ pub struct Verified {
     pub mismatches: u64,
     /// Inodes seen over all file systems.
     pub inodes: u64,
+}
+
+impl SealReport {
+    /// The packages with the distribution that they are of, where both are known.
+    #[must_use]
+    pub fn inventory(&self) -> Option<Inventory> {
+        let (distribution, packages) = (self.distribution.clone()?, self.packages.clone()?);
+        Some(Inventory { distribution, packages })
+    }
 }
 
 impl fmt::Display for Labels {
@@ -213,8 +225,9 @@ pub fn scrub(
             (Labels::Relabelled(unlabelled(&policy)), Some(policy))
         }
     };
-    let systems = Vec::new();
-    Ok((SealReport { system: guest.pretty_name, scrub, packages, systems, labels }, policy))
+    let (distribution, systems) = (Some(Distribution::of(&guest)), Vec::new());
+    let system = guest.pretty_name;
+    Ok((SealReport { system, scrub, packages, distribution, systems, labels }, policy))
 }
 
 fn unlabelled(policy: &Policy) -> Relabelled {

@@ -13,8 +13,21 @@ use std::process::Command;
 use walkdir::WalkDir;
 
 /// The commands of the program, hidden ones excepted.
-const COMMANDS: &[&str] =
-    &["build", "plan", "why", "check", "lock", "bases", "log", "cache", "key", "import", "doctor"];
+const COMMANDS: &[&str] = &[
+    "build",
+    "plan",
+    "why",
+    "check",
+    "lock",
+    "bases",
+    "log",
+    "cache",
+    "sbom",
+    "provenance",
+    "key",
+    "import",
+    "doctor",
+];
 /// Those that stand behind another one.
 const INNER: &[&str] = &["cache ls", "cache du", "cache verify", "cache gc", "cache pin"];
 

@@ -4,9 +4,14 @@
 
 #[path = "support/fake.rs"]
 mod fake;
+#[expect(dead_code, reason = "tests of backends use what these do not")]
+#[path = "support/remote.rs"]
+mod remote;
 #[path = "support/space.rs"]
 mod space;
 
+#[path = "engine/attest.rs"]
+mod attest;
 #[path = "engine/builds.rs"]
 mod builds;
 #[path = "engine/collect.rs"]
@@ -29,3 +34,12 @@ mod together;
 mod twins;
 #[path = "engine/why.rs"]
 mod why;
+
+#[path = "sharing/faults.rs"]
+mod sharing_faults;
+#[path = "sharing/flight.rs"]
+mod sharing_flight;
+#[path = "sharing/results.rs"]
+mod sharing_results;
+#[path = "sharing/team.rs"]
+mod team;

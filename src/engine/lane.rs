@@ -17,7 +17,7 @@ use super::{End, Engine, Event};
 use crate::digest::StateId;
 use crate::disk::state::DiskState;
 use crate::execute::registered::{self, Registered};
-use crate::execute::{self, Bench, Fault, FaultKind, Outcome, Task};
+use crate::execute::{self, Bench, Fault, FaultKind, Outcome, Packages, Task};
 use crate::files::{self, Context};
 use crate::guest::Snapshot;
 use crate::inputs::{self, Input};
@@ -559,7 +559,8 @@ impl<'s> Lane<'_, 's> {
         let bytes = serde_json::to_vec(&report).expect("a report is plain data");
         let id = self.engine.store.objects().put(self.lease, directory, &bytes, Readers::All);
         let id = id.map_err(|error| host(&error))?;
-        let (took, outcome) = (start.elapsed(), Outcome::default());
+        let packages = report.inventory().map_or(Packages::AsBefore, Packages::Are);
+        let (took, outcome) = (start.elapsed(), Outcome { packages, ..Outcome::default() });
         self.record(node, parent, &placement, outcome, Some(id), took, directory)?;
         self.offer(node, &placement, turn);
         let done = StepDone { took, layer: placement.size, note: Some(report.labels.to_string()) };

@@ -8,10 +8,12 @@ use std::time::{Duration, SystemTime};
 
 use super::lane::{Held, Lane, Stop, host};
 use super::secrets;
+use crate::attest::packages;
+use crate::attest::provenance::{self, Origin};
 use crate::digest::{Digest, ObjectId, StateId};
 use crate::disk::capture::{self, FrozenOverlay};
 use crate::disk::layer::{self, LayerIndex};
-use crate::execute::{Epoch, Fault, FaultKind, Outcome};
+use crate::execute::{Epoch, Fault, FaultKind, Outcome, Packages};
 use crate::files::Context;
 use crate::plan::Node;
 use crate::store::objects::Readers;
@@ -125,6 +127,20 @@ impl Lane<'_, '_> {
         let store = self.engine.store;
         let manifest = serde_json::to_vec(&node.manifest).expect("a manifest is plain data");
         let manifest = store.objects().put(self.lease, directory, &manifest, Readers::All);
+        let sbom = self.packages(node, parent, outcome.packages, directory)?;
+        let (at, took_ms) = (now(), u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        let provenance = provenance::statement(&Origin {
+            name: &node.name,
+            action: &node.action,
+            manifest: &node.manifest,
+            key: node.key,
+            parent,
+            state: placement.state,
+            ended: at,
+            took_ms,
+            host: &outcome.host,
+        });
+        let provenance = store.objects().put(self.lease, directory, &provenance, Readers::All);
         let result = ActionResult {
             key: node.key,
             parent,
@@ -132,17 +148,45 @@ impl Lane<'_, '_> {
             impure: node.impure,
             manifest: manifest.map_err(|error| host(&error))?,
             report,
-            sbom: None,
-            provenance: None,
-            at: now(),
+            sbom,
+            provenance: Some(provenance.map_err(|error| host(&error))?),
+            at,
             signer: None,
-            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            took_ms,
             host: outcome.host,
         };
         self.hold(placement.state)?;
         store.record(Some(placement), &result).map_err(|error| host(&error))?;
         self.reached.set(Some(placement.state));
         Ok(())
+    }
+
+    /// The document of a state's packages: a new one, or that of the state below.
+    fn packages(
+        &self,
+        node: &Node,
+        parent: Option<StateId>,
+        packages: Packages,
+        directory: &Path,
+    ) -> Result<Option<ObjectId>, Stop> {
+        let store = self.engine.store;
+        match packages {
+            Packages::Unknown => Ok(None),
+            Packages::Are(inventory) => {
+                let document = packages::document(&inventory);
+                let put = store.objects().put(self.lease, directory, &document, Readers::All);
+                Ok(Some(put.map_err(|error| host(&error))?))
+            }
+            Packages::AsBefore => {
+                let Some(below) = node.parent.map(|parent| self.actions.nodes[parent].key) else {
+                    return Ok(None);
+                };
+                let results = store.results().map_err(|error| host(&error))?;
+                let below = results.of_action(below);
+                let below = below.iter().find(|result| Some(result.state) == parent);
+                Ok(below.and_then(|result| result.sbom))
+            }
+        }
     }
 
     /// Lays a stored layer on the state that a lane holds, and compares the two where the disk was

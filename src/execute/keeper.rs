@@ -8,6 +8,7 @@ pub mod attach;
 mod bootstrap;
 mod disks;
 mod grow;
+mod packages;
 mod secrets;
 mod session;
 mod steps;
@@ -246,13 +247,15 @@ impl Keeper {
                     let what = "the kernel of this host has no vfat";
                     log.line(engine, &format!("[kiln: `{target}` is not mounted: {what}]"));
                 }
+                let database = self.package_database();
                 let performed = self
                     .begin_session(registration.as_ref(), secrets, &mut log, engine)
                     .and_then(|()| self.step(kind, aids, secrets, given, &mut log, engine));
                 let outcome =
                     performed.inspect_err(|fault| self.give_up_session(fault, &mut log, engine))?;
+                let packages = self.packages_now(database, &mut log, engine);
                 self.follow_fstab()?;
-                Ok(outcome)
+                Ok(Outcome { packages, ..outcome })
             }
         }
     }

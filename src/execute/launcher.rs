@@ -15,6 +15,7 @@ use rustix::fs::Mode;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, set_parent_process_death_signal};
 
 use crate::link::Link;
+use crate::remote::signing::{KEY_VARIABLE, PASSWORD_VARIABLE};
 use crate::sys;
 
 /// The first argument of kiln's own processes; what follows it is the role.
@@ -89,6 +90,8 @@ impl Role {
 fn command(role: &str, stdin: OwnedFd) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.args([ROLE, role]).stdin(Stdio::from(stdin)).stdout(Stdio::null());
+    // None of them signs, nor does any program that they start.
+    command.env_remove(KEY_VARIABLE).env_remove(PASSWORD_VARIABLE);
     command
 }
 

@@ -11,6 +11,7 @@ use super::error::GuestError;
 use super::inspect::{Guest, PackageManager};
 use super::program::Program;
 use super::root::GuestRoot;
+use crate::digest::{Digest, Hasher};
 
 /// Largest database that is read, in bytes.
 const LIMIT: u64 = 256 << 20;
@@ -30,6 +31,35 @@ impl std::fmt::Display for Package {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {} {}", self.name, self.version, self.architecture)
     }
+}
+
+/// Whose packages they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Distribution {
+    /// `ID` of os-release, such as `debian`.
+    pub id: String,
+    /// `VERSION_ID`, such as `12`.
+    pub version: String,
+    /// What installs its packages.
+    pub manager: Option<PackageManager>,
+}
+
+impl Distribution {
+    /// The distribution of a guest.
+    #[must_use]
+    pub fn of(guest: &Guest) -> Self {
+        let (id, version) = (guest.id.clone(), guest.version.clone());
+        Self { id, version, manager: guest.package_manager }
+    }
+}
+
+/// Everything that is installed in a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// Whose packages they are.
+    pub distribution: Distribution,
+    /// They, sorted, without duplicates.
+    pub packages: Vec<Package>,
 }
 
 /// Where the list is found.
@@ -72,6 +102,25 @@ pub fn installed(root: &GuestRoot, guest: &Guest) -> Result<Installed, GuestErro
         }
     };
     Ok(Installed::List(sorted(list)))
+}
+
+/// A digest of the database that only a guest's own program can read; `None` where there is none.
+///
+/// # Errors
+/// Where it is there and cannot be read.
+pub fn database_digest(root: &GuestRoot) -> Result<Option<Digest>, GuestError> {
+    let mut hasher = Hasher::plain();
+    let mut found = false;
+    // Sources: rpm's own names for its Berkeley, NDB and SQLite databases, where RHEL and where
+    // Fedora and SUSE keep them.
+    for directory in ["/var/lib/rpm", "/usr/lib/sysimage/rpm"] {
+        for name in ["Packages", "Packages.db", "rpmdb.sqlite", "rpmdb.sqlite-wal"] {
+            let database = root.read_if_there(format!("{directory}/{name}"), LIMIT)?;
+            found |= database.is_some();
+            hasher.bytes(&database.unwrap_or_default());
+        }
+    }
+    Ok(found.then(|| hasher.finish()))
 }
 
 /// One line per package; an absent epoch is `(none)`.

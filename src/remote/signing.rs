@@ -30,7 +30,7 @@ pub const PASSWORD_VARIABLE: &str = "KILN_SIGNING_PASSWORD";
 pub const KEY_FILE: &str = "kiln/signing.key";
 
 /// Largest key file in bytes.
-const MAX_KEY: u64 = 4096;
+const MAX_KEY: usize = 4096;
 /// Bytes of a secret key with what stands around it, and their number in Base64.
 const SECRET_BYTES: usize = 158;
 const SECRET_TEXT: usize = 212;
@@ -229,7 +229,7 @@ impl Signer {
                 .map(|(signer, place)| (place, Some(signer.verifying)))),
             Err(SigningError::NoPassword { place, .. }) => {
                 let KeyPlace::File(path) = &place else { return Ok(Some((place, None))) };
-                let text = read_bounded(&public_file(path), MAX_KEY).ok();
+                let text = read_bounded(&public_file(path), MAX_KEY as u64).ok();
                 let text = text.and_then(|bytes| String::from_utf8(bytes).ok());
                 let public = text.and_then(|text| VerifyingKey::from_file(&text).ok());
                 Ok(Some((place, public)))
@@ -349,8 +349,8 @@ fn read_key(path: &Path, variables: Variables<'_>) -> Result<Zeroizing<String>, 
         return Err(SigningError::Open { path: path.to_owned(), why });
     }
     // The room is there from the start, so that no copy is left behind when it grows.
-    let mut text = Zeroizing::new(String::with_capacity(MAX_KEY as usize + 1));
-    match file.take(MAX_KEY).read_to_string(&mut text) {
+    let mut text = Zeroizing::new(String::with_capacity(MAX_KEY + 1));
+    match file.take(MAX_KEY as u64).read_to_string(&mut text) {
         Ok(_) => Ok(text),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             Err(SigningError::NotAKey { place: KeyPlace::File(path.to_owned()) })

@@ -73,7 +73,7 @@ pub(super) fn assert_whole(store: &Store) {
     let results = store.results().unwrap();
     for result in results.iter() {
         assert!(store.objects().is_whole(result.manifest));
-        let chain = store.chain(&results, result.state).unwrap();
+        let chain = store.chain(&results, result.state, None).unwrap();
         crate::disk::state::DiskState::open(&chain).unwrap().digest().unwrap();
     }
 }

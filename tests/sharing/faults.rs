@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::remote::{Call, Fault, Faulty, MemoryRemote, When};
-use super::results::RECIPE;
+use super::sharing_results::RECIPE;
 use super::space::TestSpace;
 use super::team::{How, Key, build, space};
 

@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 
 use super::remote::MemoryRemote;
-use super::results::RECIPE;
+use super::sharing_results::RECIPE;
 use super::team::{How, Key, build, space};
 
 #[test]

@@ -17,7 +17,8 @@ use kiln::disk::state::{DiskDigest, DiskState};
 use kiln::disk::working::{Lost, LostCause, WorkingDisk};
 use kiln::execute::registered::Registered;
 use kiln::execute::{
-    Bench, Epoch, Executor, Fault, FaultKind, OnOutput, Outcome, Resting, SealedDisk, Start, Task,
+    Bench, Epoch, Executor, Fault, FaultKind, OnOutput, Outcome, Packages, Resting, SealedDisk,
+    Start, Task,
 };
 use kiln::guest::Snapshot;
 use kiln::recipe::{OutputFormat, Scrub};
@@ -164,7 +165,7 @@ impl Gate {
     }
 }
 
-/// What goes wrong with a task.
+/// What goes wrong with a task, or is else about it.
 #[derive(Clone)]
 pub(crate) enum Misdeed {
     /// It fails.
@@ -179,6 +180,8 @@ pub(crate) enum Misdeed {
     LateWrite,
     /// The guest stays registered.
     Register,
+    /// It finds these packages behind it.
+    Find(Packages),
     /// It waits.
     Wait(Arc<Gate>),
 }
@@ -410,6 +413,7 @@ impl FakeBench {
                     return Err(Fault::new(FaultKind::Step, "fake::failed", "it failed"));
                 }
                 Misdeed::Leave(name) => outcome.leftovers.push(name.to_owned()),
+                Misdeed::Find(packages) => outcome.packages = packages,
                 Misdeed::Panic => panic!("the fake executor was told to panic"),
                 Misdeed::LoseWrite => lose = true,
                 Misdeed::LateWrite => late = true,
@@ -502,6 +506,7 @@ fn report() -> SealReport {
         system: "a fake".to_owned(),
         scrub: Vec::new(),
         packages: None,
+        distribution: None,
         systems: vec!["/".parse().unwrap()],
         labels: Labels::Relabelled(Relabelled {
             policy: "fake".to_owned(),

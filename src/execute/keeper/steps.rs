@@ -14,7 +14,6 @@ use super::{Keeper, confused, container_fault, guest_fault, host};
 use crate::execute::container::{self, Bind, Ended, Runtime, Setting, Status};
 use crate::execute::{Fault, FaultKind, Message, Outcome};
 use crate::files::{self, Context, FileError};
-use crate::guest::installed::{Package, parse_rpm};
 use crate::guest::root::FileAttributes;
 use crate::guest::{self, Guest, GuestRoot, Program, Snapshot};
 use crate::link::Link;
@@ -30,7 +29,7 @@ const MAX_LINE: usize = 400;
 /// The log of one action, and the lines that are passed on as they come.
 pub(super) struct Log {
     file: File,
-    /// What a program printed, where it is its answer.
+    /// What a program printed, where it is its answer and not for the log.
     pub(super) kept: Option<Vec<u8>>,
     /// What is masked, and with what values.
     masker: Masker,
@@ -83,11 +82,12 @@ impl Log {
     }
 
     fn masked(&mut self, engine: &mut Link, bytes: &[u8]) {
-        // A log that cannot be written must not end a step whose image is fine.
-        let _ = self.file.write_all(bytes);
         if let Some(kept) = &mut self.kept {
             kept.extend_from_slice(bytes);
+            return;
         }
+        // A log that cannot be written must not end a step whose image is fine.
+        let _ = self.file.write_all(bytes);
         for &byte in bytes {
             if byte != b'\n' && byte != b'\r' {
                 if self.line.len() < MAX_LINE {
@@ -192,7 +192,8 @@ impl Keeper {
         taken.map_err(|error| host(&error))?;
         self.judge(kind, &ended, given.timeout, log, given.network)?;
         let host = self.runtime.iter().map(|runtime| runtime.version.clone()).collect();
-        Ok(Outcome { leftovers: ended.leftovers, host, told: program.announce })
+        let (leftovers, told) = (ended.leftovers, program.announce);
+        Ok(Outcome { leftovers, host, told, ..Outcome::default() })
     }
 
     /// Lets a program see the secrets that it wants, as long as what this gives lives.
@@ -354,31 +355,6 @@ impl Keeper {
             log.line(engine, &format!("[kiln: ended what the step left running: {names}]"));
         }
         Ok(ended)
-    }
-
-    /// The packages of a guest whose database only its own `rpm` can read.
-    pub(super) fn packages_of_rpm(
-        &mut self,
-        log: &mut Log,
-        engine: &mut Link,
-    ) -> Result<Vec<Package>, Fault> {
-        let path = self.mounted()?.root().to_owned();
-        let root = GuestRoot::open(&path).map_err(|error| guest_fault(&error))?;
-        let guest = Guest::inspect(&root).map_err(|error| guest_fault(&error))?;
-        let found =
-            guest::installed::installed(&root, &guest).map_err(|error| guest_fault(&error))?;
-        let program = match found {
-            guest::installed::Installed::List(list) => return Ok(list),
-            guest::installed::Installed::Ask(program) => program,
-        };
-        let timeout = Duration::from_mins(5);
-        log.kept = Some(Vec::new());
-        let ended = self.run_program(&root, &program, false, timeout, log, engine)?;
-        if ended.status != Status::Exited(0) || ended.output_cut {
-            let message = format!("the guest's `rpm` could not list its packages{}", log.excerpt());
-            return Err(Fault::new(FaultKind::Step, "kiln::seal::packages", message));
-        }
-        Ok(parse_rpm(&log.kept.take().unwrap_or_default()))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Collections of small stores, with builds between their steps.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::*;
@@ -114,6 +115,7 @@ fn pins_outputs_and_last_builds_keep_their_chains() {
         state,
         format: "raw".to_owned(),
         stamp,
+        signers: BTreeSet::new(),
     };
     store.refs().set_output(&record(&path, output)).unwrap();
     store.refs().set_output(&record(&directory.path().join("gone.raw"), gone)).unwrap();
@@ -165,11 +167,11 @@ fn builds_go_on_at_every_point_of_a_collection() {
     type Act = fn(&Store, &Work, &[StateId]) -> Option<StateId>;
     let relies: Act = |store, work, states| {
         work.lease().hold([Held::State(states[2])]).unwrap();
-        store.chain(&store.results().unwrap(), states[2]).ok().map(|_| states[2])
+        store.chain(&store.results().unwrap(), states[2], None).ok().map(|_| states[2])
     };
     let goes_on: Act = |store, work, states| {
         work.lease().hold([Held::State(states[0])]).unwrap();
-        store.chain(&store.results().unwrap(), states[0]).ok()?;
+        store.chain(&store.results().unwrap(), states[0], None).ok()?;
         Some(layer(store, work, 31, Some(states[0])))
     };
     // Its base's objects are those of an old one: found whole, and not written.
@@ -200,7 +202,7 @@ fn builds_go_on_at_every_point_of_a_collection() {
                 // What a build relied on may go once it has ended.
                 if let Some(state) = relied.filter(|_| outlives || !ends) {
                     let results = store.results().unwrap();
-                    let chain = store.chain(&results, state);
+                    let chain = store.chain(&results, state, None);
                     assert!(chain.is_ok(), "point {point}, ends {ends}: {chain:?}");
                 }
                 drop(work);
@@ -277,7 +279,7 @@ fn a_layer_on_a_remote_is_whole_without_its_data() {
     assert!(!partial(foreign, "").exists() && partial(placement.state, ".map").exists());
     assert!(store.objects().has(pack));
     let results = store.results().unwrap();
-    assert!(store.chain(&results, placement.state).is_ok());
+    assert!(store.chain(&results, placement.state, None).is_ok());
     // What was fetched counts as the layer's.
     assert!(done.stays > 20_000);
     // Once the data is whole, the part is not needed.
