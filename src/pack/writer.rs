@@ -2,8 +2,8 @@
 //!
 //! What a layer shares with others, or with itself, is found by the hashes of its blocks, which the
 //! indexes hold already. What is left goes into chunks, each behind what an older layer has at the
-//! same addresses: a rebuilt layer differs from the one before in times and counters, spread over
-//! blocks that are otherwise the same.
+//! same addresses (a rebuilt layer differs from the one before in times and counters, spread over
+//! blocks that are otherwise the same), or behind other chunks of the same layer that it is like.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,15 +12,15 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::{Chunk, LEVEL, MAX_DEPTH, Pack, Piece, codec, push_piece};
+use super::{Chunk, LEVEL, MAX_DEPTH, Pack, Piece, codec, likeness, push_piece};
 use crate::digest::{Digest, ObjectId, StateId};
 use crate::disk::layer::{BLOCK, BLOCK_LEN, Change, LayerIndex};
 use crate::files::{Context, FileError};
 use crate::remote::{BlobId, BlobRef};
 
-/// Bytes that a chunk of data has unpacked. Larger ones are smaller packed, and cost more where
-/// only one block of them is wanted.
-const CHUNK: usize = 2 << 20;
+/// Bytes that a chunk has unpacked. Smaller ones find more that they are like, and cost less where
+/// only one block of them is wanted; larger ones are fewer.
+const CHUNK: usize = 1 << 20;
 /// Bytes at which a blob ends: a cut-off upload repeats one of these, and each costs a request.
 const BLOB: usize = 16 << 20;
 /// How far a rebuilt layer's index may have moved against the older one, in bytes.
@@ -59,11 +59,14 @@ enum Old {
 }
 
 /// A chunk that is to be made.
+#[derive(Default)]
 struct Draft {
     /// The data blocks in it.
     blocks: Vec<u64>,
-    /// What it is packed behind, one block each.
+    /// What older layers have at the same addresses, one block each: it is packed behind that.
     prefix: Vec<Old>,
+    /// Other chunks of this layer that it is like: it is packed behind those as well.
+    roots: Vec<usize>,
 }
 
 /// Makes the pack of a layer; `sink` gets each new blob, in no order that matters.
@@ -284,7 +287,7 @@ impl<E: miette::Diagnostic + Send + 'static> Writer<'_, E> {
             }
             first.insert(*hash, block);
             if drafts.last().is_none_or(|draft| draft.blocks.len() * BLOCK_LEN >= CHUNK) {
-                drafts.push(Draft { blocks: Vec::new(), prefix: Vec::new() });
+                drafts.push(Draft::default());
             }
             let number = drafts.len() - 1;
             let draft = &mut drafts[number];
@@ -292,6 +295,7 @@ impl<E: miette::Diagnostic + Send + 'static> Writer<'_, E> {
             draft.blocks.push(block);
             draft.prefix.extend(self.older(address));
         }
+        Self::compare(&mut drafts, file, path).map_err(WriteError::File)?;
         let numbers = self.chunks(&drafts, file, path)?;
         for hash in &index.hashes {
             let piece = match (first.get(hash), known.get(hash)) {
@@ -307,6 +311,23 @@ impl<E: miette::Diagnostic + Send + 'static> Writer<'_, E> {
                 (None, None) => unreachable!("each block is fresh or known"),
             };
             push_piece(&mut self.pack.data, piece);
+        }
+        Ok(())
+    }
+
+    /// Finds for each chunk those that it is like, unless older layers know it well already.
+    fn compare(drafts: &mut [Draft], file: &File, path: &Path) -> Result<(), FileError> {
+        let samples: Vec<Vec<u64>> = drafts
+            .par_iter()
+            .map(|draft| {
+                if draft.prefix.len() * 2 > draft.blocks.len() {
+                    return Ok(Vec::new());
+                }
+                Ok(likeness::samples(&read_blocks(file, &draft.blocks).context("read", path)?))
+            })
+            .collect::<Result<_, FileError>>()?;
+        for (draft, roots) in drafts.iter_mut().zip(likeness::roots(&samples)) {
+            draft.roots = roots;
         }
         Ok(())
     }
@@ -334,7 +355,11 @@ impl<E: miette::Diagnostic + Send + 'static> Writer<'_, E> {
                 .par_iter()
                 .map(|draft| {
                     let blocks = read_blocks(file, &draft.blocks).context("read", path)?;
-                    let mut prefix = Vec::with_capacity(draft.prefix.len() * BLOCK_LEN);
+                    let mut prefix = Vec::new();
+                    for &root in &draft.roots {
+                        let root = read_blocks(file, &drafts[root].blocks).context("read", path)?;
+                        prefix.extend(root);
+                    }
                     for &Old::Data { reference, block } in &draft.prefix {
                         let data = references[reference].reference.data.as_ref();
                         let data = data.expect("a layer with data blocks has data");
@@ -345,7 +370,11 @@ impl<E: miette::Diagnostic + Send + 'static> Writer<'_, E> {
                 .collect::<Result<_, FileError>>()
                 .map_err(WriteError::File)?;
             for (draft, (frame, raw)) in window.iter().zip(frames) {
-                let mut prefix = Vec::new();
+                let whole = |&root: &usize| {
+                    let len = u32::try_from(drafts[root].blocks.len() * BLOCK_LEN);
+                    Piece { chunk: numbers[root], start: 0, len: len.expect("a chunk is small") }
+                };
+                let mut prefix: Vec<Piece> = draft.roots.iter().map(whole).collect();
                 for &Old::Data { reference, block } in &draft.prefix {
                     let piece = self.references[reference].piece(block);
                     let chunk = self.adopt(reference, piece.chunk);
