@@ -17,9 +17,6 @@ pub(super) struct Bases {
     /// Show also where each comes from, and templates that are hidden.
     #[arg(short, long)]
     long: bool,
-    /// Ask no server: leave templates out.
-    #[arg(long)]
-    offline: bool,
 }
 
 /// One base that can be named.
@@ -66,7 +63,7 @@ impl Bases {
             ..Row::named("catalog", &entry.name)
         }));
         let mut left_out = Vec::new();
-        if !self.offline {
+        if !place.offline {
             self.templates(&mut resolver, &mut rows, &mut left_out)?;
         }
         rows.sort_by(|a, b| (a.kind, &a.name, &a.arch).cmp(&(b.kind, &b.name, &b.arch)));
