@@ -27,6 +27,11 @@ impl Key {
         Signer::find(&variables, &|_| unreachable!("it has no password")).unwrap().unwrap()
     }
 
+    /// What stands in its secret file.
+    pub(crate) fn secret(&self) -> &str {
+        &self.0.secret
+    }
+
     pub(crate) fn trusted(&self, revoked: bool) -> TrustedKey {
         let file = Sources::default().add("kiln.kdl".into(), String::new());
         let span = kiln::source::Span { file, offset: 0, len: 0 };
