@@ -79,16 +79,16 @@ enum Command {
     Log(log::Log),
     /// Look at the store, and decide what stays there.
     Cache(cache::Cache),
-    /// Write images as they were last built into one file, for a site without a network.
-    Bundle(bundle::BundleCommand),
-    /// Make a recipe of what another tool reads.
-    Import(import::Import),
     /// Show the packages of an image, or of one step, as a CycloneDX document.
     Sbom(document::Sbom),
     /// Show how an image, or one step, came to be, as an in-toto statement.
     Provenance(document::Provenance),
     /// Make the key that signs shared results, and say whose count.
     Key(key::Key),
+    /// Write images as they were last built into one file, for a site without a network.
+    Bundle(bundle::BundleCommand),
+    /// Make a recipe of what another tool reads.
+    Import(import::Import),
     /// Look at what this host lacks.
     Doctor(doctor::Doctor),
     /// Print a completion script for a shell.
@@ -132,9 +132,7 @@ enum CliError {
     #[error("there is no key to sign the bundle with")]
     #[diagnostic(
         code(kiln::bundle::no_key),
-        help(
-            "`kiln key generate` makes one; the other site lets it count with `kiln key trust`"
-        )
+        help("`kiln key generate` makes one; the other site lets it count with `kiln key trust`")
     )]
     NoSigningKey,
     #[error(transparent)]

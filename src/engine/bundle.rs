@@ -125,7 +125,9 @@ pub enum ImportError {
     #[error("{results} of the results in `{}` are damaged", path.display())]
     #[diagnostic(
         code(kiln::bundle::damaged),
-        help("nothing of them was used, and all others were taken; copy it again, and import it again")
+        help(
+            "nothing of them was used, and all others were taken; copy it again, and import it again"
+        )
     )]
     Damaged {
         /// The bundle.

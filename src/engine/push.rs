@@ -139,9 +139,11 @@ impl Pusher<'_> {
             let remote = member.backend.name().to_owned();
             let there = there.entry(remote.clone()).or_default();
             match self.push_to(&member.backend, there, job, result, &results) {
-                Ok(bytes) => self.done.lock().unwrap_or_else(PoisonError::into_inner).push(
-                    Pushed { name: job.name.clone(), remote, bytes },
-                ),
+                Ok(bytes) => self
+                    .done
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(Pushed { name: job.name.clone(), remote, bytes }),
                 // What a remote has against it is told once for all results.
                 Err(PushError::Remote(_) | PushError::CalledOff) => {}
                 Err(error) => self.failed(job, &error),
@@ -187,7 +189,9 @@ impl Pusher<'_> {
             let below = &chain[..at];
             let layer = Layer { placement, index: &index, encoded: &encoded, like, below };
             let blob = self.layer(to, there, &layer, job, results)?;
-            needs.extend(there.packs.get(&placement.state).into_iter().flat_map(|(_, pack)| &pack.blobs));
+            needs.extend(
+                there.packs.get(&placement.state).into_iter().flat_map(|(_, pack)| &pack.blobs),
+            );
             needs.insert(blob);
             layers.push(Some(blob));
         }

@@ -48,7 +48,10 @@ fn a_bundle_is_made_and_taken_in() {
     assert!(!bundle.exists());
     let (told, code) = kiln(&here, Some(&secret), &["bundle", "web", "-o", file]);
     assert_eq!(code, 0, "{told}");
-    assert!(told.contains("packed web/seal: ") && told.contains("web.kiln` has 6 results, "), "{told}");
+    assert!(
+        told.contains("packed web/seal: ") && told.contains("web.kiln` has 6 results, "),
+        "{told}"
+    );
     let (told, code) = kiln(&here, Some(&secret), &["cache", "export", file, "web"]);
     assert!(code == 2 && told.contains("kiln::bundle::exists"), "{told}");
     let (told, code) = kiln(&here, Some(&secret), &["cache", "export", file, "--force"]);

@@ -47,7 +47,11 @@ fn refused(path: &Path, how: &How<'_>, why: &str) -> TestSpace {
 fn a_key_that_is_not_listed_counts_for_nothing() {
     let (key, other) = (Key::new(), Key::new());
     let (_, path) = built(&key, &[]);
-    refused(&path, &How { trusts: vec![&other], ..How::with(&key) }, "which `kiln.kdl` does not list");
+    refused(
+        &path,
+        &How { trusts: vec![&other], ..How::with(&key) },
+        "which `kiln.kdl` does not list",
+    );
     let there = refused(&path, &How { trusts: vec![], ..How::with(&key) }, "does not list");
     assert!(!there.ran().is_empty());
 }
