@@ -248,13 +248,13 @@ impl CliError {
             FaultKind::Interrupted => Exit::Interrupted,
         };
         match self {
-            Self::Resolve(ResolveError::Fetch(FetchError::Interrupted)) => Exit::Interrupted,
+            Self::Export(ExportError::Interrupted)
+            | Self::ImportBundle(ImportError::Interrupted)
+            | Self::Resolve(ResolveError::Fetch(FetchError::Interrupted)) => Exit::Interrupted,
             Self::Resolve(ResolveError::Fetch(error)) if error.is_of_host() => Exit::Host,
             Self::Store(StoreError::Pin(PinError::Unknown { .. } | PinError::NoState { .. })) => {
                 Exit::Recipe
             }
-            Self::Export(ExportError::Interrupted)
-            | Self::ImportBundle(ImportError::Interrupted) => Exit::Interrupted,
             Self::ImportBundle(ImportError::Nothing { .. }) => Exit::Step,
             Self::Export(
                 ExportError::Exists { .. } | ExportError::NotBuilt { .. } | ExportError::Empty,

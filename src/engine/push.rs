@@ -266,7 +266,7 @@ impl Pusher<'_> {
         if self.packs == Packs::Noted
             && let Some((bytes, pack)) = self.pack(placement)?
         {
-            let missing = self.missing(to, there, &pack.blobs)?;
+            let missing = missing(to, there, &pack.blobs)?;
             if missing.is_empty() || self.copy(to, there, &missing)? {
                 let blob = BlobRef::of(&bytes);
                 self.send(to, there, blob, &bytes)?;
@@ -287,41 +287,6 @@ impl Pusher<'_> {
         }
         there.packs.insert(state, (blob, pack));
         Ok(blob)
-    }
-
-    /// The blobs of a list that a remote lacks.
-    fn missing(
-        &self,
-        to: &dyn Backend,
-        there: &mut There,
-        blobs: &[BlobRef],
-    ) -> Result<Vec<BlobRef>, PushError> {
-        let unknown: Vec<BlobRef> =
-            blobs.iter().copied().filter(|blob| !there.blobs.contains(&blob.id)).collect();
-        let next = Mutex::new(unknown.iter());
-        let answers = Mutex::new(Vec::with_capacity(unknown.len()));
-        std::thread::scope(|scope| {
-            for _ in 0..BLOBS.min(unknown.len()) {
-                scope.spawn(|| {
-                    loop {
-                        let Some(&blob) = next.lock().expect("no panic holds it").next() else {
-                            return;
-                        };
-                        let answer = to.has_blob(blob);
-                        answers.lock().expect("no panic holds it").push((blob, answer));
-                    }
-                });
-            }
-        });
-        let mut missing = Vec::new();
-        for (blob, answer) in answers.into_inner().expect("no panic holds it") {
-            if answer? {
-                there.blobs.insert(blob.id);
-            } else {
-                missing.push(blob);
-            }
-        }
-        Ok(missing)
     }
 
     /// Copies blobs from other remotes; `false` where none has one of them.
@@ -471,7 +436,7 @@ impl Pusher<'_> {
             None => None,
         };
         let Some(pack) = pack else { return Ok(None) };
-        if !self.missing(to, there, &pack.blobs)?.is_empty() {
+        if !missing(to, there, &pack.blobs)?.is_empty() {
             return Ok(None);
         }
         let (index, encoded) = self.index(placement)?;
@@ -492,7 +457,7 @@ impl Pusher<'_> {
         let state = hit.accepted.statement.chain.last()?.state;
         let blob = (*hit.accepted.layers.last()?)?;
         let pack = Pack::decode(&self.team.blob(blob).ok()?, state).ok()?;
-        if !self.missing(to, there, &pack.blobs).ok()?.is_empty() {
+        if !missing(to, there, &pack.blobs).ok()?.is_empty() {
             return None;
         }
         let reader = ChunkReader::new(pack.clone());
@@ -502,6 +467,40 @@ impl Pusher<'_> {
         let fits = index.data_blocks() * BLOCK == pack.data_len();
         fits.then_some(Reference { pack, index, encoded, data: None })
     }
+}
+
+/// The blobs of a list that a remote lacks.
+fn missing(
+    to: &dyn Backend,
+    there: &mut There,
+    blobs: &[BlobRef],
+) -> Result<Vec<BlobRef>, PushError> {
+    let unknown: Vec<BlobRef> =
+        blobs.iter().copied().filter(|blob| !there.blobs.contains(&blob.id)).collect();
+    let next = Mutex::new(unknown.iter());
+    let answers = Mutex::new(Vec::with_capacity(unknown.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..BLOBS.min(unknown.len()) {
+            scope.spawn(|| {
+                loop {
+                    let Some(&blob) = next.lock().expect("no panic holds it").next() else {
+                        return;
+                    };
+                    let answer = to.has_blob(blob);
+                    answers.lock().expect("no panic holds it").push((blob, answer));
+                }
+            });
+        }
+    });
+    let mut missing = Vec::new();
+    for (blob, answer) in answers.into_inner().expect("no panic holds it") {
+        if answer? {
+            there.blobs.insert(blob.id);
+        } else {
+            missing.push(blob);
+        }
+    }
+    Ok(missing)
 }
 
 /// A layer that is to be on a remote.

@@ -93,7 +93,7 @@ impl Export<'_> {
         let mut there = There::default();
         for (_, item) in &items {
             let start = Instant::now();
-            let bytes = self.push(&pusher, &sink, &mut there, item, &results)?;
+            let bytes = push(&pusher, &sink, &mut there, item, &results)?;
             tell(&Moved { name: item.name.clone(), bytes, took: start.elapsed() });
         }
         for head in &selection.heads {
@@ -191,36 +191,36 @@ impl Export<'_> {
         }
         Ok(())
     }
+}
 
-    fn push(
-        &self,
-        pusher: &Pusher<'_>,
-        sink: &BundleSink<'_>,
-        there: &mut There,
-        item: &Item,
-        results: &Results,
-    ) -> Result<u64, ExportError> {
-        let Item { name, key, state } = item;
-        let result = results.of_action(*key).iter().find(|result| result.state == *state);
-        let result = result.ok_or(StoreError::MissingLayer { state: *state })?;
-        let job = Job {
-            name: name.clone(),
-            key: *key,
-            state: *state,
-            like: None,
-            head: None,
-            public_base: false,
-            turn: None,
-        };
-        pusher.push_to(sink, there, &job, result, results).map_err(|error| match error {
-            PushError::CalledOff => ExportError::Interrupted,
-            PushError::Signing(error) => error.into(),
-            PushError::Store(error) => error.into(),
-            PushError::File(error) => error.into(),
-            other => match sink.failure() {
-                Some(error) => error.into(),
-                None => ExportError::Result { name: name.clone(), source: Box::new(other) },
-            },
-        })
-    }
+/// Brings one result into a bundle; tells how many bytes it took.
+fn push(
+    pusher: &Pusher<'_>,
+    sink: &BundleSink<'_>,
+    there: &mut There,
+    item: &Item,
+    results: &Results,
+) -> Result<u64, ExportError> {
+    let Item { name, key, state } = item;
+    let result = results.of_action(*key).iter().find(|result| result.state == *state);
+    let result = result.ok_or(StoreError::MissingLayer { state: *state })?;
+    let job = Job {
+        name: name.clone(),
+        key: *key,
+        state: *state,
+        like: None,
+        head: None,
+        public_base: false,
+        turn: None,
+    };
+    pusher.push_to(sink, there, &job, result, results).map_err(|error| match error {
+        PushError::CalledOff => ExportError::Interrupted,
+        PushError::Signing(error) => error.into(),
+        PushError::Store(error) => error.into(),
+        PushError::File(error) => error.into(),
+        other => match sink.failure() {
+            Some(error) => error.into(),
+            None => ExportError::Result { name: name.clone(), source: Box::new(other) },
+        },
+    })
 }
