@@ -46,7 +46,7 @@ fn refused(path: &Path, how: &How<'_>, why: &str) -> TestSpace {
 #[test]
 fn a_key_that_is_not_listed_counts_for_nothing() {
     let (key, other) = (Key::new(), Key::new());
-    let (_, path) = built(&key, &[]);
+    let (_here, path) = built(&key, &[]);
     refused(
         &path,
         &How { trusts: vec![&other], ..How::with(&key) },
