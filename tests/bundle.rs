@@ -3,6 +3,8 @@
 //!
 //! Knows what an export and an import promise. How a bundle looks is `remote.rs`'s.
 
+#[path = "support/failing.rs"]
+mod failing;
 #[expect(dead_code, reason = "tests of the engine use what these do not")]
 #[path = "support/fake.rs"]
 mod fake;

@@ -1,14 +1,20 @@
-//! A bundle that was damaged, cut off or made by somebody hostile: what is recorded is right.
+//! A bundle that was damaged, cut off or made by somebody hostile, or a store that cannot be written:
+//! what is recorded is right.
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use kiln::digest::{ActionKey, StateId};
-use kiln::engine::bundle::ImportError;
+use kiln::engine::bundle::{Import, ImportError};
 use kiln::files::Host;
 use kiln::remote::backend::Backend;
+use kiln::remote::trust::Trust;
 use kiln::remote::{Bundle, BundleWriter};
+use kiln::store::Store;
 
+use super::failing::Failing;
 use super::sites::{believed, built, check_whole, import, site};
 use super::team::{How, Key};
 
@@ -101,4 +107,33 @@ fn without_any_one_blob_what_stands_on_it_is_not_recorded() {
         import(&there, &path, &How::with(&key)).result.unwrap();
         check_whole(&there);
     }
+}
+
+#[test]
+fn a_store_that_is_full_at_any_moment_has_whole_results() {
+    let key = Key::new();
+    let how = How::with(&key);
+    let (here, path) = built(&key, &["db"]);
+    let mut moments = 0;
+    loop {
+        let there = site(&how);
+        there.open();
+        let store = Store::open_with(&there.store, Arc::new(Failing::after(moments))).unwrap();
+        let (namespace, interrupted) = (how.namespace.parse().unwrap(), &AtomicBool::new(false));
+        let trust = Trust::new(&[key.trusted(false)]);
+        let result =
+            Import { store: &store, namespace, trust, interrupted }.read(&path, &mut |_| {});
+        check_whole(&there);
+        assert!(believed(&there).is_subset(&believed(&here)), "after {moments} operations");
+        if result.is_ok() {
+            break;
+        }
+        assert!(matches!(result, Err(ImportError::File(_) | ImportError::Store(_))), "{moments}");
+        // There is room again.
+        import(&there, &path, &how).result.unwrap();
+        check_whole(&there);
+        assert_eq!(believed(&there).len(), 3);
+        moments += 1;
+    }
+    assert!(moments > 30, "{moments} operations can fail");
 }

@@ -21,7 +21,7 @@ impl Key {
     }
 
     pub(crate) fn signer(&self) -> Signer {
-        let secret = self.0.secret.to_string();
+        let secret = self.secret().to_owned();
         let variables =
             move |name: &str| (name == "KILN_SIGNING_KEY").then(|| secret.clone().into());
         Signer::find(&variables, &|_| unreachable!("it has no password")).unwrap().unwrap()
