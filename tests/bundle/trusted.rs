@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
-use kiln::engine::bundle::ImportError;
+use kiln::engine::bundle::{ExportError, ImportError};
 use kiln::files::Host;
 use kiln::remote::backend::Backend;
 use kiln::remote::statement::ResultRecord;
 use kiln::remote::{Bundle, BundleWriter, RecordKind, RecordName};
 
-use super::sites::{believed, built, check_whole, import, site};
+use super::remote::MemoryRemote;
+use super::sites::{RECIPE, believed, built, check_whole, export, import, site};
 use super::space::TestSpace;
-use super::team::{How, Key};
+use super::team::{How, Key, space, team};
 
 /// Writes a bundle anew, with other records of results.
 fn rewrite(from: &Path, to: &Path, change: impl Fn(&RecordName, Vec<u8>) -> (RecordName, Vec<u8>)) {
@@ -119,4 +120,19 @@ fn what_counts_is_taken_from_among_what_does_not() {
     assert_eq!((imported.new, imported.refused), (results - 1, 1));
     check_whole(&there);
     assert_eq!(there.ran(), ["web/seal"]);
+}
+
+#[test]
+fn nobody_signs_what_does_not_count_here() {
+    let (remote, key, other) = (MemoryRemote::new(), Key::new(), Key::new());
+    let how = How::with(&key);
+    space(RECIPE, remote.clone(), &how).build();
+    let here = space(RECIPE, remote, &how);
+    here.build();
+    let path = here.root().join("web.kiln");
+    let distrusts = team(Vec::new(), &How { signs: Some(&other), trusts: vec![&other], ..how });
+    let web = export(&here, &distrusts, &path, &["web"]);
+    assert!(matches!(web, Err(ExportError::NotBuilt { .. })), "{web:?}");
+    let all = export(&here, &distrusts, &path, &[]);
+    assert!(matches!(all, Err(ExportError::Empty)), "{all:?}");
 }

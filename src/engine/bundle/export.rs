@@ -155,8 +155,10 @@ impl Export<'_> {
         while let Some((name, step)) = next.and_then(|key| steps.remove(&key)) {
             let known = results.of_action(step.key).iter();
             if let Some(result) = known.rev().find(|result| chain.contains(&result.state)) {
-                let item = || Item { name: name.clone(), key: step.key, state: result.state };
-                all.items.entry(step.key).or_insert_with(item);
+                // Shown, and whoever may write to the store has written it.
+                let shown = name.escape_debug().to_string();
+                let item = Item { name: shown, key: step.key, state: result.state };
+                all.items.entry(step.key).or_insert(item);
             }
             let (name, manifest) = (name.clone(), step.manifest.clone());
             built.push(Built { name, key: step.key, manifest });
