@@ -2,6 +2,7 @@
 
 mod bases;
 mod build;
+mod bundle;
 mod cache;
 mod check;
 mod doctor;
@@ -23,6 +24,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use miette::Diagnostic;
 
 use crate::digest::ActionKey;
+use crate::engine::bundle::{ExportError, ImportError};
 use crate::engine::{BuildError, outputs};
 use crate::execute::{Fault, FaultKind};
 use crate::fetch::FetchError;
@@ -77,14 +79,16 @@ enum Command {
     Log(log::Log),
     /// Look at the store, and decide what stays there.
     Cache(cache::Cache),
-    /// Make a recipe of what another tool reads.
-    Import(import::Import),
     /// Show the packages of an image, or of one step, as a CycloneDX document.
     Sbom(document::Sbom),
     /// Show how an image, or one step, came to be, as an in-toto statement.
     Provenance(document::Provenance),
     /// Make the key that signs shared results, and say whose count.
     Key(key::Key),
+    /// Write images as they were last built into one file, for a site without a network.
+    Bundle(bundle::BundleCommand),
+    /// Make a recipe of what another tool reads.
+    Import(import::Import),
     /// Look at what this host lacks.
     Doctor(doctor::Doctor),
     /// Print a completion script for a shell.
@@ -125,6 +129,18 @@ enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Signing(#[from] SigningError),
+    #[error("there is no key to sign the bundle with")]
+    #[diagnostic(
+        code(kiln::bundle::no_key),
+        help("`kiln key generate` makes one; the other site lets it count with `kiln key trust`")
+    )]
+    NoSigningKey,
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Export(#[from] ExportError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    ImportBundle(#[from] ImportError),
     #[error("`{name}` has not run yet")]
     #[diagnostic(code(kiln::cli::no_log), help("steps that only change files print nothing"))]
     NoLog { name: String },
@@ -232,12 +248,21 @@ impl CliError {
             FaultKind::Interrupted => Exit::Interrupted,
         };
         match self {
-            Self::Resolve(ResolveError::Fetch(FetchError::Interrupted)) => Exit::Interrupted,
+            Self::Export(ExportError::Interrupted)
+            | Self::ImportBundle(ImportError::Interrupted)
+            | Self::Resolve(ResolveError::Fetch(FetchError::Interrupted)) => Exit::Interrupted,
             Self::Resolve(ResolveError::Fetch(error)) if error.is_of_host() => Exit::Host,
             Self::Store(StoreError::Pin(PinError::Unknown { .. } | PinError::NoState { .. })) => {
                 Exit::Recipe
             }
-            Self::Workspace(WorkspaceError::Io { .. })
+            Self::ImportBundle(ImportError::Nothing { .. }) => Exit::Step,
+            Self::Export(
+                ExportError::Exists { .. } | ExportError::NotBuilt { .. } | ExportError::Empty,
+            )
+            | Self::NoSigningKey => Exit::Recipe,
+            Self::Export(_)
+            | Self::ImportBundle(_)
+            | Self::Workspace(WorkspaceError::Io { .. })
             | Self::Store(_)
             | Self::NoStore { .. }
             | Self::DamagedStore { .. }
@@ -285,6 +310,7 @@ pub fn main() -> ExitCode {
         Command::Bases(command) => command.run(&place),
         Command::Log(command) => command.run(&place),
         Command::Cache(command) => command.run(&place),
+        Command::Bundle(command) => command.run(&place),
         Command::Import(command) => command.run(),
         Command::Sbom(command) => command.run(&place),
         Command::Provenance(command) => command.run(&place),

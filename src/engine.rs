@@ -8,6 +8,7 @@
 
 mod adopt;
 mod bases;
+pub mod bundle;
 mod failure;
 mod flight;
 mod lane;

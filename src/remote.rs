@@ -44,7 +44,7 @@ pub mod team;
 pub mod trust;
 mod wire;
 
-pub use bundle::{Bundle, BundleError, BundleWriter};
+pub use bundle::{Bundle, BundleError, BundleSink, BundleWriter};
 pub use call::Patience;
 pub use guarded::Guarded;
 pub use open::{Environment, open, open_in};

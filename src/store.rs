@@ -48,7 +48,7 @@ pub mod journal;
 pub mod lease;
 mod lock;
 pub mod objects;
-mod partials;
+pub mod partials;
 pub mod refs;
 mod reserve;
 pub mod results;

@@ -25,11 +25,20 @@ const COMMANDS: &[&str] = &[
     "sbom",
     "provenance",
     "key",
+    "bundle",
     "import",
     "doctor",
 ];
 /// Those that stand behind another one.
-const INNER: &[&str] = &["cache ls", "cache du", "cache verify", "cache gc", "cache pin"];
+const INNER: &[&str] = &[
+    "cache ls",
+    "cache du",
+    "cache verify",
+    "cache gc",
+    "cache pin",
+    "cache export",
+    "cache import",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -3,6 +3,8 @@
 //! Knows what `remote` promises of bytes, not what builds make of them. The servers are those of
 //! `remote/servers.rs`; a test whose server is not installed fails, and says what to install.
 
+#[path = "support/failing.rs"]
+mod failing;
 #[path = "support/remote.rs"]
 #[expect(dead_code, reason = "shared with the tests of sharing")]
 mod memory;

@@ -1,7 +1,9 @@
 //! `kiln cache`: what lies in the store, and what is to stay there.
 
 mod du;
+mod export;
 mod gc;
+mod import;
 mod ls;
 mod pin;
 mod verify;
@@ -41,17 +43,31 @@ enum CacheCommand {
     Gc(gc::Gc),
     /// Keep a state, and all that it stands on, until the pin is removed.
     Pin(pin::PinCommand),
+    /// Write the store's results, or those of some images, into one file.
+    Export(export::Export),
+    /// Take over the results of such a file.
+    Import(import::Import),
 }
 
 impl Cache {
     pub(super) fn run(self, place: &Place) -> Result<(), CliError> {
-        let (store, retention) = open(place)?;
         match self.command {
-            CacheCommand::Ls(command) => command.run(&store, &retention),
-            CacheCommand::Du(command) => command.run(&store, &retention),
-            CacheCommand::Verify(command) => command.run(&store),
-            CacheCommand::Gc(command) => command.run(&store, &retention),
-            CacheCommand::Pin(command) => command.run(&store),
+            CacheCommand::Ls(command) => {
+                let (store, retention) = open(place)?;
+                command.run(&store, &retention)
+            }
+            CacheCommand::Du(command) => {
+                let (store, retention) = open(place)?;
+                command.run(&store, &retention)
+            }
+            CacheCommand::Verify(command) => command.run(&open(place)?.0),
+            CacheCommand::Gc(command) => {
+                let (store, retention) = open(place)?;
+                command.run(&store, &retention)
+            }
+            CacheCommand::Pin(command) => command.run(&open(place)?.0),
+            CacheCommand::Export(command) => command.run(place),
+            CacheCommand::Import(command) => command.run(place),
         }
     }
 }
@@ -146,8 +162,8 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// `one state`, `3 states`.
-fn count(number: usize, what: &str) -> String {
+/// `1 state`, `3 states`.
+pub(super) fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 

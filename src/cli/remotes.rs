@@ -18,11 +18,37 @@ pub(super) enum Purpose {
 
 /// Opens all remotes; one that cannot be opened is left out with a warning.
 pub(super) fn team(workspace: &Workspace, purpose: Purpose) -> Result<Team, CliError> {
+    let members = members(workspace);
+    let gives = purpose == Purpose::Share && members.iter().any(|member| !member.read_only);
+    let signer = if gives { signer()? } else { None };
+    if gives && signer.is_none() {
+        eprintln!(
+            "note: there is no signing key, so nothing is shared: `kiln key generate` makes one"
+        );
+    }
+    Ok(of(workspace, members, signer))
+}
+
+/// The same for who signs something for elsewhere, and may want to fetch what is missing of it.
+pub(super) fn signing_team(workspace: &Workspace, offline: bool) -> Result<Team, CliError> {
+    let signer = signer()?.ok_or(CliError::NoSigningKey)?;
+    let members = if offline { Vec::new() } else { members(workspace) };
+    Ok(of(workspace, members, Some(signer)))
+}
+
+fn of(workspace: &Workspace, members: Vec<Member>, signer: Option<Signer>) -> Team {
     let sharing = &workspace.settings.sharing;
-    let trust = Trust::new(&sharing.trusted);
+    Team::new(members, sharing.namespace.clone(), Trust::new(&sharing.trusted), signer)
+}
+
+fn signer() -> Result<Option<Signer>, CliError> {
+    Ok(Signer::find(&|name| std::env::var_os(name), &ask_for_password)?)
+}
+
+fn members(workspace: &Workspace) -> Vec<Member> {
     let patience = Patience::default();
     let mut members = Vec::new();
-    for source in &sharing.remotes {
+    for source in &workspace.settings.sharing.remotes {
         match open(source, &patience) {
             Ok(backend) => members.push(Member {
                 backend: Guarded::new(backend, &patience),
@@ -32,13 +58,5 @@ pub(super) fn team(workspace: &Workspace, purpose: Purpose) -> Result<Team, CliE
             Err(error) => super::show(&error),
         }
     }
-    let gives = purpose == Purpose::Share && members.iter().any(|member| !member.read_only);
-    let variables = |name: &str| std::env::var_os(name);
-    let signer = if gives { Signer::find(&variables, &ask_for_password)? } else { None };
-    if gives && signer.is_none() {
-        eprintln!(
-            "note: there is no signing key, so nothing is shared: `kiln key generate` makes one"
-        );
-    }
-    Ok(Team::new(members, sharing.namespace.clone(), trust, signer))
+    members
 }

@@ -7,7 +7,7 @@
 
 use std::sync::Mutex;
 
-use crate::digest::{ObjectId, StateId};
+use crate::digest::{ActionKey, ObjectId, StateId};
 use crate::disk::layer::{self, BLOCK, BLOCK_LEN, LayerFault, LayerIndex};
 use crate::files::FileError;
 use crate::key::Operation;
@@ -45,6 +45,8 @@ pub(super) enum AdoptError {
     Index { state: StateId, source: ReadError },
     #[error("the index of {} is none", state.short())]
     Fault { state: StateId, source: LayerFault },
+    #[error("the data of {} cannot be had", state.short())]
+    Data { state: StateId, source: ReadError },
     #[error("the layer of {} is not what was signed", state.short())]
     NotAsSigned { state: StateId },
     #[error(transparent)]
@@ -57,6 +59,24 @@ impl AdoptError {
     /// Whether this host is at fault, so that the build cannot go on either.
     pub(super) fn is_of_host(&self) -> bool {
         matches!(self, Self::Store(_) | Self::File(_))
+    }
+
+    /// The state whose layer is what is wrong.
+    pub(super) fn layer(&self) -> Option<StateId> {
+        match self {
+            Self::NoPack { state }
+            | Self::Pack { state, .. }
+            | Self::Index { state, .. }
+            | Self::Fault { state, .. }
+            | Self::Data { state, .. }
+            | Self::NotAsSigned { state } => Some(*state),
+            Self::Depth { .. }
+            | Self::TooLarge { .. }
+            | Self::Remote(_)
+            | Self::NoRemote
+            | Self::Store(_)
+            | Self::File(_) => None,
+        }
     }
 }
 
@@ -76,10 +96,13 @@ pub(super) struct Adopter<'a> {
 }
 
 /// What is known of one layer that is not here.
-struct Described {
-    pack: Vec<u8>,
-    index: Vec<u8>,
-    placement: Placement,
+pub(super) struct Described {
+    /// Its pack, encoded.
+    pub(super) pack: Vec<u8>,
+    /// Its index, encoded.
+    pub(super) index: Vec<u8>,
+    /// Where it will lie: the index's object is not known yet, and the data's is a claim.
+    pub(super) placement: Placement,
 }
 
 impl Adopter<'_> {
@@ -125,15 +148,30 @@ impl Adopter<'_> {
             placement.pack = Some(self.put(&pack)?);
             placements.push(placement);
         }
-        let blob = |blob: Option<BlobRef>| blob.map(|blob| self.blob(blob)).transpose();
         let manifest = serde_json::to_vec(&node.manifest).expect("a manifest is plain data");
-        let last = chain[chain.len() - 1].state;
-        let result = ActionResult {
-            key: node.key,
+        let manifest = self.put(&manifest)?;
+        let result = self.result(node.key, hit, manifest, node.impure || statement.impure)?;
+        self.store.record_all(&placements, &result)?;
+        Ok(Adopted::Done)
+    }
+
+    /// What is recorded of a shared result; all that it names is in the store then, but for layers.
+    pub(super) fn result(
+        &self,
+        key: ActionKey,
+        hit: &Hit,
+        manifest: ObjectId,
+        impure: bool,
+    ) -> Result<ActionResult, AdoptError> {
+        let statement = &hit.accepted.statement;
+        let chain = &statement.chain;
+        let blob = |blob: Option<BlobRef>| blob.map(|blob| self.blob(blob)).transpose();
+        Ok(ActionResult {
+            key,
             parent: chain.len().checked_sub(2).map(|below| chain[below].state),
-            state: last,
-            impure: node.impure || statement.impure,
-            manifest: self.put(&manifest)?,
+            state: chain[chain.len() - 1].state,
+            impure,
+            manifest,
             report: blob(statement.report)?,
             sbom: blob(statement.sbom)?,
             provenance: blob(statement.provenance)?,
@@ -141,12 +179,10 @@ impl Adopter<'_> {
             signer: Some(hit.accepted.signer.to_string()),
             took_ms: statement.took_ms,
             host: statement.host.clone(),
-        };
-        self.store.record_all(&placements, &result)?;
-        Ok(Adopted::Done)
+        })
     }
 
-    fn put(&self, bytes: &[u8]) -> Result<ObjectId, FileError> {
+    pub(super) fn put(&self, bytes: &[u8]) -> Result<ObjectId, FileError> {
         self.store.objects().put(self.work.lease(), self.work.path(), bytes, Readers::All)
     }
 
@@ -157,13 +193,14 @@ impl Adopter<'_> {
         self.team.blob(blob).map_err(|error| error.map_or(AdoptError::NoRemote, AdoptError::Remote))
     }
 
-    fn blob(&self, blob: BlobRef) -> Result<ObjectId, AdoptError> {
+    /// Brings a blob into the store.
+    pub(super) fn blob(&self, blob: BlobRef) -> Result<ObjectId, AdoptError> {
         let bytes = self.get(blob, "a report")?;
         Ok(self.put(&bytes)?)
     }
 
     /// Fetches the descriptions of layers, some at a time.
-    fn describe(
+    pub(super) fn describe(
         &self,
         chain: &[Link],
         wanted: &[(usize, BlobRef)],

@@ -20,7 +20,7 @@ use crate::pack::{self, ChunkReader, Pack, PackFault, Reference, WriteError};
 use crate::remote::backend::{Backend, MAX_BLOB, RemoteError};
 use crate::remote::signing::SigningError;
 use crate::remote::statement::{EPOCH, Link, Statement, TYPE};
-use crate::remote::team::{Member, Team};
+use crate::remote::team::Team;
 use crate::remote::{BlobId, BlobRef, RecordKind, RecordName};
 use crate::store::objects::Readers;
 use crate::store::results::{ActionResult, Placement, Results};
@@ -65,7 +65,7 @@ pub(super) struct Pushed {
 
 /// Why a result could not be shared, as what follows "could not be shared: ".
 #[derive(Debug, thiserror::Error)]
-enum PushError {
+pub(super) enum PushError {
     #[error(transparent)]
     Remote(#[from] RemoteError),
     #[error(transparent)]
@@ -93,13 +93,25 @@ pub(super) struct Pusher<'a> {
     pub(super) work: &'a Work,
     pub(super) called_off: &'a AtomicBool,
     pub(super) done: &'a Mutex<Vec<Pushed>>,
+    pub(super) packs: Packs,
 }
 
 /// What is known to be on one remote.
 #[derive(Default)]
-struct There {
+pub(super) struct There {
     blobs: HashSet<BlobId>,
+    /// What describes the layers of states there.
+    packs: HashMap<StateId, (BlobRef, Pack)>,
     sent: u64,
+}
+
+/// What is kept of how layers were packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packs {
+    /// The store notes it, and what it noted before is used again: others can fetch by it.
+    Noted,
+    /// Nothing: what was packed goes elsewhere.
+    Apart,
 }
 
 impl Pusher<'_> {
@@ -124,14 +136,14 @@ impl Pusher<'_> {
         let result = results.of_action(job.key).iter().find(|result| result.state == job.state);
         let Some(result) = result else { return };
         for member in self.team.writable(result.impure) {
-            let there = there.entry(member.backend.name().to_owned()).or_default();
-            there.sent = 0;
-            match self.push_to(member, there, job, result, &results) {
-                Ok(()) => self.done.lock().unwrap_or_else(PoisonError::into_inner).push(Pushed {
-                    name: job.name.clone(),
-                    remote: member.backend.name().to_owned(),
-                    bytes: there.sent,
-                }),
+            let remote = member.backend.name().to_owned();
+            let there = there.entry(remote.clone()).or_default();
+            match self.push_to(&member.backend, there, job, result, &results) {
+                Ok(bytes) => self
+                    .done
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(Pushed { name: job.name.clone(), remote, bytes }),
                 // What a remote has against it is told once for all results.
                 Err(PushError::Remote(_) | PushError::CalledOff) => {}
                 Err(error) => self.failed(job, &error),
@@ -144,15 +156,20 @@ impl Pusher<'_> {
         self.team.tell(format!("{} could not be shared: {text}", job.name));
     }
 
-    fn push_to(
+    /// Brings a result to one place, with all that it needs; tells how many bytes that took.
+    ///
+    /// # Errors
+    /// Where it is not there afterwards.
+    pub(super) fn push_to(
         &self,
-        member: &Member,
+        to: &dyn Backend,
         there: &mut There,
         job: &Job<'_>,
         result: &ActionResult,
         results: &Results,
-    ) -> Result<(), PushError> {
-        let Some(signer) = self.team.signer() else { return Ok(()) };
+    ) -> Result<u64, PushError> {
+        let Some(signer) = self.team.signer() else { return Ok(0) };
+        there.sent = 0;
         let namespace = self.team.namespace().clone();
         let mut chain: Vec<&Placement> = results.ancestry(job.state).collect();
         chain.reverse();
@@ -171,15 +188,17 @@ impl Pusher<'_> {
             let like = (placement.state == job.state).then_some(job).and_then(|job| job.like);
             let below = &chain[..at];
             let layer = Layer { placement, index: &index, encoded: &encoded, like, below };
-            let (blob, pack) = self.layer(member, there, &layer, job, results)?;
-            needs.extend(pack.blobs);
+            let blob = self.layer(to, there, &layer, job, results)?;
+            needs.extend(
+                there.packs.get(&placement.state).into_iter().flat_map(|(_, pack)| &pack.blobs),
+            );
             needs.insert(blob);
             layers.push(Some(blob));
         }
         let mut send = |id: ObjectId| {
             let bytes = self.store.objects().read(id, MAX_BLOB)?;
             let blob = BlobRef::of(&bytes);
-            self.send(member, there, blob, &bytes)?;
+            self.send(to, there, blob, &bytes)?;
             needs.insert(blob);
             Ok::<_, PushError>(blob)
         };
@@ -202,14 +221,14 @@ impl Pusher<'_> {
         let needs: Vec<BlobRef> = needs.into_iter().collect();
         let (kind, name) = (RecordKind::Result, job.key.to_string());
         let name = RecordName { namespace: namespace.clone(), kind, name };
-        member.backend.put_record(&name, &record.encode(), &needs)?;
+        to.put_record(&name, &record.encode(), &needs)?;
         if let Some(head) = &job.head
             && let Some(bytes) = head.encode()
         {
             let (kind, name) = (RecordKind::Image, head.image.to_string());
-            member.backend.put_record(&RecordName { namespace, kind, name }, &bytes, &[])?;
+            to.put_record(&RecordName { namespace, kind, name }, &bytes, &[])?;
         }
-        Ok(())
+        Ok(there.sent)
     }
 
     fn index(&self, placement: &Placement) -> Result<(LayerIndex, Vec<u8>), PushError> {
@@ -229,75 +248,51 @@ impl Pusher<'_> {
         Ok(Some((bytes, pack)))
     }
 
-    /// Brings everything to a remote that describes a layer and that it consists of.
+    /// Brings everything to a remote that describes a layer and that it consists of; gives what
+    /// describes it.
     fn layer(
         &self,
-        member: &Member,
+        to: &dyn Backend,
         there: &mut There,
         layer: &Layer<'_>,
         job: &Job<'_>,
         results: &Results,
-    ) -> Result<(BlobRef, Pack), PushError> {
+    ) -> Result<BlobRef, PushError> {
         let placement = layer.placement;
-        if let Some((bytes, pack)) = self.pack(placement)? {
-            let missing = self.missing(member, there, &pack.blobs)?;
-            if missing.is_empty() || self.copy(member, there, &missing)? {
+        let state = placement.state;
+        if let Some((blob, _)) = there.packs.get(&state) {
+            return Ok(*blob);
+        }
+        if self.packs == Packs::Noted
+            && let Some((bytes, pack)) = self.pack(placement)?
+        {
+            let missing = missing(to, there, &pack.blobs)?;
+            if missing.is_empty() || self.copy(to, there, &missing)? {
                 let blob = BlobRef::of(&bytes);
-                self.send(member, there, blob, &bytes)?;
-                return Ok((blob, pack));
+                self.send(to, there, blob, &bytes)?;
+                there.packs.insert(state, (blob, pack));
+                return Ok(blob);
             }
         }
-        let (bytes, pack) = self.make(member, there, layer, job, results)?;
+        let (bytes, pack) = self.make(to, there, layer, job, results)?;
         let blob = BlobRef::of(&bytes);
         if blob.len > MAX_BLOB {
-            return Err(PushError::TooLarge { state: placement.state });
+            return Err(PushError::TooLarge { state });
         }
-        self.send(member, there, blob, &bytes)?;
-        let (lease, directory) = (self.work.lease(), self.work.path());
-        let id = self.store.objects().put(lease, directory, &bytes, Readers::All)?;
-        self.store.place(&Placement { pack: Some(id), ..placement.clone() })?;
-        Ok((blob, pack))
-    }
-
-    /// The blobs of a list that a remote lacks.
-    fn missing(
-        &self,
-        member: &Member,
-        there: &mut There,
-        blobs: &[BlobRef],
-    ) -> Result<Vec<BlobRef>, PushError> {
-        let unknown: Vec<BlobRef> =
-            blobs.iter().copied().filter(|blob| !there.blobs.contains(&blob.id)).collect();
-        let next = Mutex::new(unknown.iter());
-        let answers = Mutex::new(Vec::with_capacity(unknown.len()));
-        std::thread::scope(|scope| {
-            for _ in 0..BLOBS.min(unknown.len()) {
-                scope.spawn(|| {
-                    loop {
-                        let Some(&blob) = next.lock().expect("no panic holds it").next() else {
-                            return;
-                        };
-                        let answer = member.backend.has_blob(blob);
-                        answers.lock().expect("no panic holds it").push((blob, answer));
-                    }
-                });
-            }
-        });
-        let mut missing = Vec::new();
-        for (blob, answer) in answers.into_inner().expect("no panic holds it") {
-            if answer? {
-                there.blobs.insert(blob.id);
-            } else {
-                missing.push(blob);
-            }
+        self.send(to, there, blob, &bytes)?;
+        if self.packs == Packs::Noted {
+            let (lease, directory) = (self.work.lease(), self.work.path());
+            let id = self.store.objects().put(lease, directory, &bytes, Readers::All)?;
+            self.store.place(&Placement { pack: Some(id), ..placement.clone() })?;
         }
-        Ok(missing)
+        there.packs.insert(state, (blob, pack));
+        Ok(blob)
     }
 
     /// Copies blobs from other remotes; `false` where none has one of them.
     fn copy(
         &self,
-        member: &Member,
+        to: &dyn Backend,
         there: &mut There,
         blobs: &[BlobRef],
     ) -> Result<bool, PushError> {
@@ -306,7 +301,7 @@ impl Pusher<'_> {
         }
         for &blob in blobs {
             let Ok(bytes) = self.team.blob(blob) else { return Ok(false) };
-            self.send(member, there, blob, &bytes)?;
+            self.send(to, there, blob, &bytes)?;
         }
         Ok(true)
     }
@@ -314,7 +309,7 @@ impl Pusher<'_> {
     /// Sends a blob, unless it is there.
     fn send(
         &self,
-        member: &Member,
+        to: &dyn Backend,
         there: &mut There,
         blob: BlobRef,
         bytes: &[u8],
@@ -322,11 +317,11 @@ impl Pusher<'_> {
         if self.called_off.load(Ordering::SeqCst) {
             return Err(PushError::CalledOff);
         }
-        if there.blobs.contains(&blob.id) || member.backend.has_blob(blob)? {
+        if there.blobs.contains(&blob.id) || to.has_blob(blob)? {
             there.blobs.insert(blob.id);
             return Ok(());
         }
-        member.backend.put_blob(blob, bytes)?;
+        to.put_blob(blob, bytes)?;
         there.blobs.insert(blob.id);
         there.sent += blob.len;
         Ok(())
@@ -335,7 +330,7 @@ impl Pusher<'_> {
     /// Packs a layer, and sends what nobody has yet.
     fn make(
         &self,
-        member: &Member,
+        to: &dyn Backend,
         there: &mut There,
         layer: &Layer<'_>,
         job: &Job<'_>,
@@ -357,24 +352,24 @@ impl Pusher<'_> {
         };
         let mut likes = Vec::new();
         if let Some(placement) = layer.like.and_then(|state| results.placement(state)) {
-            likes.extend(self.like(member, there, placement)?);
+            likes.extend(self.like(to, there, placement)?);
         } else if placement.state == job.state {
-            likes.extend(self.shared_like(member, there, job));
+            likes.extend(self.shared_like(to, there, job));
         }
         for below in layer.below.iter().rev() {
             if likes.len() < REFERENCES {
-                likes.extend(self.like(member, there, below)?);
+                likes.extend(self.like(to, there, below)?);
             }
         }
         let data = data.as_ref().map(|(id, file, path)| (*id, file, path.as_path()));
-        let pack = self.write(member, there, state, layer, data, &likes)?;
+        let pack = self.write(to, there, state, layer, data, &likes)?;
         Ok((pack.encode(), pack))
     }
 
     /// Packs a layer while what is packed already travels.
     fn write(
         &self,
-        member: &Member,
+        to: &dyn Backend,
         there: &mut There,
         state: StateId,
         layer: &Layer<'_>,
@@ -395,7 +390,7 @@ impl Pusher<'_> {
                             continue;
                         }
                         let mut there = There::default();
-                        match self.send(member, &mut there, blob, &bytes) {
+                        match self.send(to, &mut there, blob, &bytes) {
                             Ok(()) => {
                                 let mut known = known.lock().expect("no panic holds it");
                                 known.blobs.extend(there.blobs);
@@ -431,12 +426,17 @@ impl Pusher<'_> {
     /// A layer of the store that a new one may be like, if the remote has all of it.
     fn like(
         &self,
-        member: &Member,
+        to: &dyn Backend,
         there: &mut There,
         placement: &Placement,
     ) -> Result<Option<Reference>, PushError> {
-        let Some((_, pack)) = self.pack(placement)? else { return Ok(None) };
-        if !self.missing(member, there, &pack.blobs)?.is_empty() {
+        let pack = match there.packs.get(&placement.state) {
+            Some((_, pack)) => Some(pack.clone()),
+            None if self.packs == Packs::Noted => self.pack(placement)?.map(|(_, pack)| pack),
+            None => None,
+        };
+        let Some(pack) = pack else { return Ok(None) };
+        if !missing(to, there, &pack.blobs)?.is_empty() {
             return Ok(None);
         }
         let (index, encoded) = self.index(placement)?;
@@ -447,17 +447,17 @@ impl Pusher<'_> {
     }
 
     /// The layer that the same step led to at somebody else's, where this host has none.
-    fn shared_like(&self, member: &Member, there: &mut There, job: &Job<'_>) -> Option<Reference> {
+    fn shared_like(&self, to: &dyn Backend, there: &mut There, job: &Job<'_>) -> Option<Reference> {
         let image: ImageName = job.name.split('/').next()?.parse().ok()?;
         let namespace = self.team.namespace().clone();
         let name = RecordName { namespace, kind: RecordKind::Image, name: image.to_string() };
-        let head = Head::decode(&member.backend.record(&name).ok()??, &image).ok()?;
+        let head = Head::decode(&to.record(&name).ok()??, &image).ok()?;
         let built = head.steps.iter().find(|step| step.name == job.name)?;
         let hit = self.team.find(&[built.key]).remove(&built.key)?;
         let state = hit.accepted.statement.chain.last()?.state;
         let blob = (*hit.accepted.layers.last()?)?;
         let pack = Pack::decode(&self.team.blob(blob).ok()?, state).ok()?;
-        if !self.missing(member, there, &pack.blobs).ok()?.is_empty() {
+        if !missing(to, there, &pack.blobs).ok()?.is_empty() {
             return None;
         }
         let reader = ChunkReader::new(pack.clone());
@@ -467,6 +467,40 @@ impl Pusher<'_> {
         let fits = index.data_blocks() * BLOCK == pack.data_len();
         fits.then_some(Reference { pack, index, encoded, data: None })
     }
+}
+
+/// The blobs of a list that a remote lacks.
+fn missing(
+    to: &dyn Backend,
+    there: &mut There,
+    blobs: &[BlobRef],
+) -> Result<Vec<BlobRef>, PushError> {
+    let unknown: Vec<BlobRef> =
+        blobs.iter().copied().filter(|blob| !there.blobs.contains(&blob.id)).collect();
+    let next = Mutex::new(unknown.iter());
+    let answers = Mutex::new(Vec::with_capacity(unknown.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..BLOBS.min(unknown.len()) {
+            scope.spawn(|| {
+                loop {
+                    let Some(&blob) = next.lock().expect("no panic holds it").next() else {
+                        return;
+                    };
+                    let answer = to.has_blob(blob);
+                    answers.lock().expect("no panic holds it").push((blob, answer));
+                }
+            });
+        }
+    });
+    let mut missing = Vec::new();
+    for (blob, answer) in answers.into_inner().expect("no panic holds it") {
+        if answer? {
+            there.blobs.insert(blob.id);
+        } else {
+            missing.push(blob);
+        }
+    }
+    Ok(missing)
 }
 
 /// A layer that is to be on a remote.

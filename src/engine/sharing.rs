@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::adopt::{Adopted, Adopter};
 use super::flight::{self, Flight, Turn};
-use super::push::{Job, Pushed, Pusher};
+use super::push::{Job, Packs, Pushed, Pusher};
 use super::{BuildError, Engine};
 use crate::digest::ActionKey;
 use crate::explain::{Built, Head};
@@ -112,6 +112,7 @@ impl Engine<'_> {
                 work,
                 called_off: self.interrupted,
                 done: &pushed,
+                packs: Packs::Noted,
             };
             let pusher = scope.spawn(move || pusher.run(receiver));
             let sharing = Sharing {

@@ -285,8 +285,9 @@ fn unnamed(key: ActionKey, manifest: &Manifest) -> String {
     }
 }
 
-/// The key that an action stands on.
-fn parent(manifest: &Manifest) -> Option<ActionKey> {
+/// The key that an action stands on; `None` for a base.
+#[must_use]
+pub fn parent(manifest: &Manifest) -> Option<ActionKey> {
     match manifest.fields.iter().find(|(name, _)| name == "parent") {
         Some((_, Value::Digest(digest))) => Some(ActionKey(*digest)),
         _ => None,

@@ -15,6 +15,8 @@
 //! lengths are bounded and lie inside the file, and the file ends with its end mark. What the bytes
 //! are is checked by whoever uses them, as with every remote.
 
+mod sink;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -29,6 +31,8 @@ use super::{BLOBS, BlobId, BlobRef, RecordKind, RecordName};
 use crate::digest::ActionKey;
 use crate::files::{self, Context, FileError, Medium};
 use crate::name::{ImageName, Namespace};
+
+pub use sink::BundleSink;
 
 /// The first file's name, and what it says.
 const FORMAT: &str = "format";

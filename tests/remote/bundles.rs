@@ -3,16 +3,18 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kiln::files::{Host, Medium};
+use kiln::files::Host;
 use kiln::remote::backend::{Backend, Claim, RemoteError};
-use kiln::remote::{BlobRef, Bundle, BundleError, BundleWriter, RecordKind, RecordName};
+use kiln::remote::{
+    BlobRef, Bundle, BundleError, BundleSink, BundleWriter, RecordKind, RecordName,
+};
 use proptest::prelude::*;
 use tar::{Builder, EntryType, Header};
 
 use crate::bytes;
 use crate::contract::{key, namespace, result};
+use crate::failing::Failing;
 
 struct Made {
     directory: tempfile::TempDir,
@@ -104,52 +106,12 @@ fn a_bundle_that_is_given_up_leaves_nothing() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 
-/// The host's file system, until an operation that fails.
-struct Failing {
-    left: AtomicUsize,
-}
-
-impl Failing {
-    fn next(&self) -> io::Result<()> {
-        let left = self
-            .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        left.map(|_| ()).map_err(|_| io::ErrorKind::StorageFull.into())
-    }
-}
-
-impl Medium for Failing {
-    fn create(&self, path: &Path, shared: bool) -> io::Result<File> {
-        self.next().and_then(|()| Host.create(path, shared))
-    }
-
-    fn write(&self, file: &File, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.next().and_then(|()| Host.write(file, path, bytes))
-    }
-
-    fn sync(&self, file: &File, path: &Path) -> io::Result<()> {
-        self.next().and_then(|()| Host.sync(file, path))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.next().and_then(|()| Host.rename(from, to))
-    }
-
-    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
-        self.next().and_then(|()| Host.sync_directory(directory))
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        Host.remove(path)
-    }
-}
-
 #[test]
 fn a_bundle_is_there_whole_or_not_at_all() {
     let directory = tempfile::tempdir().unwrap();
     let (path, content) = (directory.path().join("web.kiln"), bytes(70_000));
     let make = |left: usize| {
-        let medium = Failing { left: AtomicUsize::new(left) };
+        let medium = Failing::after(left);
         let mut writer = BundleWriter::new(&medium, &path)?;
         writer.blob(BlobRef::of(&content), &content)?;
         writer.finish()
@@ -167,6 +129,33 @@ fn a_bundle_is_there_whole_or_not_at_all() {
         }
         failures += 1;
     }
+    assert!(failures >= 8, "{failures} operations can fail");
+}
+
+#[test]
+fn a_sink_is_a_remote_whose_first_failure_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, content) = (directory.path().join("web.kiln"), bytes(70_000));
+    let (blob, name) = (BlobRef::of(&content), result());
+    let make = |left: usize| {
+        let medium = Failing::after(left);
+        let sink = BundleSink::new(&medium, &path)?;
+        assert!(!sink.has_blob(blob).unwrap());
+        let put = sink.put_blob(blob, &content);
+        let recorded = sink.put_record(&name, b"record", &[blob]);
+        assert_eq!(sink.record(&name).unwrap(), None, "nothing is read from it");
+        assert!(sink.read_blob(blob, 0..1).is_err());
+        let finished = sink.finish();
+        assert!(finished.is_err() || put.is_ok() && recorded.is_ok());
+        finished
+    };
+    let mut failures = 0;
+    while make(failures).is_err() {
+        assert!(!path.exists() || Bundle::open(&path).is_ok());
+        failures += 1;
+    }
+    let bundle = Bundle::open(&path).unwrap();
+    assert!(bundle.has_blob(blob).unwrap() && bundle.record(&name).unwrap().is_some());
     assert!(failures >= 8, "{failures} operations can fail");
 }
 

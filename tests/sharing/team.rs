@@ -21,10 +21,15 @@ impl Key {
     }
 
     pub(crate) fn signer(&self) -> Signer {
-        let secret = self.0.secret.to_string();
+        let secret = self.secret().to_owned();
         let variables =
             move |name: &str| (name == "KILN_SIGNING_KEY").then(|| secret.clone().into());
         Signer::find(&variables, &|_| unreachable!("it has no password")).unwrap().unwrap()
+    }
+
+    /// What stands in its secret file.
+    pub(crate) fn secret(&self) -> &str {
+        &self.0.secret
     }
 
     pub(crate) fn trusted(&self, revoked: bool) -> TrustedKey {
