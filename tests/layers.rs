@@ -16,11 +16,10 @@ const LAYERS: &[&[&str]] = &[
     &["engine"],
     &["plan", "schedule", "output", "progress"],
     &["execute", "seal"],
+    &["attest"],
     &["guest"],
-    &["disk"],
     &["resolve"],
-    &["store", "fetch"],
-    &["remote", "pack"],
+    &["disk", "store", "fetch", "remote", "pack"],
     &["key", "explain", "inputs", "secret"],
     &["workspace"],
     &["graph", "import"],
@@ -35,7 +34,17 @@ const LAYERS: &[&[&str]] = &[
 /// these may use them.
 const HOMES: &[(&str, &[&str])] = &[
     ("aho_corasick", &["secret"]),
-    ("base64", &["lower/shape", "remote/registry/access", "resolve/signature", "secret"]),
+    (
+        "base64",
+        &[
+            "lower/settings",
+            "lower/shape",
+            "remote/registry/access",
+            "remote/signing",
+            "resolve/signature",
+            "secret",
+        ],
+    ),
     ("brush_parser", &["import/shell"]),
     ("bzip2", &["compression"]),
     ("clap", &["cli"]),
@@ -44,7 +53,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("flate2", &["compression"]),
     ("fuser", &["disk/door"]),
     ("hcl", &["import/packer"]),
-    ("indicatif", &["progress"]),
+    ("indicatif", &["progress", "cli/cache/verify"]),
     ("kdl", &["parse", "lower", "lock", "import/write", "import/commands", "resolve/catalog"]),
     ("liblzma", &["compression"]),
     ("oci_spec", &["execute/container", "remote/registry/manifest"]),
@@ -57,9 +66,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tar", &["guest/tar_in", "remote/bundle"]),
     ("tokio", &["remote"]),
     ("ureq", &["fetch"]),
-    ("walkdir", &["inputs", "workspace", "guest/selinux", "remote/directory"]),
-    ("zeroize", &["secret", "link"]),
-    ("zstd", &["compression"]),
+    ("walkdir", &["inputs", "workspace", "guest/selinux", "remote/directory", "store"]),
+    ("zeroize", &["secret", "link", "remote/signing", "cli/key"]),
+    ("zstd", &["compression", "pack/codec"]),
 ];
 
 /// One source file.

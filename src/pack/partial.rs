@@ -227,7 +227,7 @@ impl Partial {
 
     fn fetch_stretch(&self, stretch: &[u32], source: &dyn Source) -> Result<(), PartialError> {
         let mut failed = None;
-        let result = self.reader.from_any(source, |place| {
+        let result = self.reader.first_right(source, |place| {
             let mut frames = self.reader.frames(source, place, stretch)?;
             for &number in stretch {
                 let frame = frames.remove(&number);

@@ -92,7 +92,7 @@ impl ChunkReader {
         source: &dyn Source,
         is_right: impl Fn(&[u8]) -> bool,
     ) -> Result<Vec<u8>, ReadError> {
-        self.from_any(source, |place| {
+        self.first_right(source, |place| {
             let mut numbers: Vec<u32> = self.pack.index.iter().map(|piece| piece.chunk).collect();
             numbers.dedup();
             let mut frames = self.frames(source, place, &numbers)?;
@@ -110,7 +110,7 @@ impl ChunkReader {
     ///
     /// # Errors
     /// Where none has: what went wrong at the last one.
-    pub(super) fn from_any<T>(
+    pub(super) fn first_right<T>(
         &self,
         source: &dyn Source,
         mut ask: impl FnMut(usize) -> Result<Option<T>, ReadError>,
@@ -204,12 +204,11 @@ impl ChunkReader {
             return Ok(known);
         }
         let chunk = &self.pack.chunks[number as usize];
-        let frame = match frame {
-            Some(frame) => frame,
-            None => {
-                let mut frames = self.frames(source, place, &[number])?;
-                frames.remove(&number).expect("it was asked for")
-            }
+        let frame = if let Some(frame) = frame {
+            frame
+        } else {
+            let mut frames = self.frames(source, place, &[number])?;
+            frames.remove(&number).expect("it was asked for")
         };
         // A prefix names earlier chunks only, so this ends; how deep it goes is bounded.
         let mut prefix = Vec::new();

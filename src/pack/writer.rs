@@ -23,6 +23,8 @@ use crate::remote::{BlobId, BlobRef};
 const CHUNK: usize = 1 << 20;
 /// Bytes at which a blob ends: a cut-off upload repeats one of these, and each costs a request.
 const BLOB: usize = 16 << 20;
+/// Bytes in a block, as a length in a chunk.
+const BLOCK_BYTES: u32 = 4096;
 /// How far a rebuilt layer's index may have moved against the older one, in bytes.
 const DRIFT: usize = 1 << 20;
 
@@ -132,7 +134,7 @@ impl<'a> Known<'a> {
         let at = self.starts.partition_point(|&start| start <= block) - 1;
         let piece = self.reference.pack.data[at];
         let skip = u32::try_from((block - self.starts[at]) * BLOCK).expect("inside a chunk");
-        Piece { start: piece.start + skip, len: BLOCK_LEN as u32, ..piece }
+        Piece { start: piece.start + skip, len: BLOCK_BYTES, ..piece }
     }
 
     /// The data block that lies at a block of the disk.
@@ -208,7 +210,8 @@ impl<E: miette::Diagnostic + Send + 'static> Writer<'_, E> {
         if self.pending.len() + frame.len() > BLOB && !self.pending.is_empty() {
             self.flush()?;
         }
-        let (at, len) = (self.pending.len() as u64, frame.len() as u32);
+        let len = u32::try_from(frame.len()).expect("a frame is hardly larger than its chunk");
+        let at = self.pending.len() as u64;
         self.pending.extend_from_slice(frame);
         let number = self.push(Chunk { blob: u32::MAX, at, len, raw, prefix });
         self.pending_chunks.push(number as usize);
@@ -302,7 +305,7 @@ impl<E: miette::Diagnostic + Send + 'static> Writer<'_, E> {
                 (Some(block), _) => {
                     let (draft, at) = fresh[block];
                     let start = u32::try_from(at * BLOCK_LEN).expect("inside a chunk");
-                    Piece { chunk: numbers[draft], start, len: BLOCK_LEN as u32 }
+                    Piece { chunk: numbers[draft], start, len: BLOCK_BYTES }
                 }
                 (None, Some(&Old::Data { reference, block })) => {
                     let piece = self.references[reference].piece(block);

@@ -207,7 +207,7 @@ impl<'a> Fetcher<'a> {
         let placement = results.placement(state).ok_or(FetchError::NoPack { state })?;
         let pack = self.pack(placement)?;
         let index = self.index(placement)?;
-        let twins = self.twins(&results, &pack)?;
+        let twins = self.twins(&results, &pack);
         let path = self.store.partial().join(state.to_string());
         let file = self.store.partial_file(state, index.data_blocks() * BLOCK)?;
         let partial = Partial::new(pack, index.hashes, file, path, twins);
@@ -231,7 +231,7 @@ impl<'a> Fetcher<'a> {
     }
 
     /// The layers whose data is here whole and that share blobs with a pack.
-    fn twins(&self, results: &Results, pack: &Pack) -> Result<Vec<Twin>, FetchError> {
+    fn twins(&self, results: &Results, pack: &Pack) -> Vec<Twin> {
         let blobs: HashSet<BlobId> = pack.blobs.iter().map(|blob| blob.id).collect();
         let mut twins = Vec::new();
         for placement in results.placements().filter(|known| known.state != pack.state) {
@@ -248,6 +248,6 @@ impl<'a> Fetcher<'a> {
                 twins.push(Twin { pack: theirs, hashes, data: file });
             }
         }
-        Ok(twins)
+        twins
     }
 }

@@ -1,6 +1,7 @@
 //! Where the key that signs is found, who may read it, and what errors say of it.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -57,7 +58,7 @@ impl Home {
         let mut text = format!("{error:?} {error}");
         let mut next = std::error::Error::source(&error);
         while let Some(cause) = next {
-            text += &format!(" {cause:?} {cause}");
+            let _ = write!(text, " {cause:?} {cause}");
             next = cause.source();
         }
         text.extend(error.help().map(|help| help.to_string()));
