@@ -85,6 +85,8 @@ enum Command {
     Provenance(document::Provenance),
     /// Make the key that signs shared results, and say whose count.
     Key(key::Key),
+    /// Give images to the remotes.
+    Push(bundle::Push),
     /// Write images as they were last built into one file, for a site without a network.
     Bundle(bundle::BundleCommand),
     /// Make a recipe of what another tool reads.
@@ -257,7 +259,10 @@ impl CliError {
             }
             Self::ImportBundle(ImportError::Nothing { .. }) => Exit::Step,
             Self::Export(
-                ExportError::Exists { .. } | ExportError::NotBuilt { .. } | ExportError::Empty,
+                ExportError::Exists { .. }
+                | ExportError::NotBuilt { .. }
+                | ExportError::NoRemote
+                | ExportError::Empty,
             )
             | Self::NoSigningKey => Exit::Recipe,
             Self::Export(_)
@@ -310,6 +315,7 @@ pub fn main() -> ExitCode {
         Command::Bases(command) => command.run(&place),
         Command::Log(command) => command.run(&place),
         Command::Cache(command) => command.run(&place),
+        Command::Push(command) => command.run(&place),
         Command::Bundle(command) => command.run(&place),
         Command::Import(command) => command.run(),
         Command::Sbom(command) => command.run(&place),

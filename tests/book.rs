@@ -25,6 +25,7 @@ const COMMANDS: &[&str] = &[
     "sbom",
     "provenance",
     "key",
+    "push",
     "bundle",
     "import",
     "doctor",

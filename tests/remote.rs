@@ -5,9 +5,18 @@
 
 #[path = "support/failing.rs"]
 mod failing;
+#[path = "support/fake.rs"]
+#[expect(dead_code, reason = "shared with the engine's own tests")]
+mod fake;
 #[path = "support/remote.rs"]
 #[expect(dead_code, reason = "shared with the tests of sharing")]
 mod memory;
+#[path = "support/space.rs"]
+#[expect(dead_code, reason = "shared with the engine's own tests")]
+mod space;
+#[path = "sharing/team.rs"]
+#[expect(dead_code, reason = "shared with the engine's own tests")]
+mod team;
 #[path = "support/trouble.rs"]
 #[expect(dead_code, reason = "shared with the tests of sharing")]
 mod trouble;
@@ -26,6 +35,8 @@ mod guards;
 mod registries;
 #[path = "remote/servers.rs"]
 mod servers;
+#[path = "remote/sharing.rs"]
+mod sharing;
 #[path = "remote/webs.rs"]
 mod webs;
 

@@ -55,6 +55,33 @@ pub(super) fn export(
     Ok(())
 }
 
+/// Give images as they were last built to the remotes: a build gives only what it made itself.
+#[derive(Debug, Args)]
+pub(super) struct Push {
+    /// The images; every result of the store if none is named.
+    #[arg(value_name = "IMAGE")]
+    images: Vec<ImageName>,
+}
+
+impl Push {
+    pub(super) fn run(&self, place: &Place) -> Result<(), CliError> {
+        let start = Instant::now();
+        let workspace = place.workspace()?;
+        let root = place.store_path(&workspace);
+        let store = Store::open_existing(&root)?.ok_or(CliError::NoStore { path: root })?;
+        let team = remotes::signing_team(&workspace, place.offline)?;
+        let interrupted = on_interrupt();
+        let export = Export { store: &store, team: &team, interrupted: &interrupted };
+        let mut bytes = 0;
+        let results = export.give(&self.images, &mut |remote, moved| {
+            bytes += moved.bytes;
+            eprintln!("{} to {remote}", line("gave", moved));
+        })?;
+        eprintln!("{}", summary("the remotes got", results, bytes, start.elapsed()));
+        Ok(())
+    }
+}
+
 /// What is told of a result that went in or came out.
 pub(super) fn line(verb: &str, moved: &Moved) -> String {
     let Moved { name, bytes, took } = moved;

@@ -71,11 +71,18 @@ pub enum ExportError {
         /// What went wrong.
         source: FetchError,
     },
+    /// There is nobody to give results to.
+    #[error("no remote of `kiln.kdl` takes results")]
+    #[diagnostic(
+        code(kiln::bundle::no_remote),
+        help("write one there, `remote \"team\" \"…\"`, without `read-only`; it must answer, too")
+    )]
+    NoRemote,
     /// A result cannot be packed.
     #[error("{name} could not be exported")]
     #[diagnostic(
         code(kiln::bundle::not_exported),
-        help("no bundle was written; `kiln cache verify` tells what is damaged in the store")
+        help("what comes behind it was not exported either; the cause stands above")
     )]
     Result {
         /// `IMAGE/STEP`.

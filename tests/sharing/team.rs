@@ -78,10 +78,15 @@ pub(crate) fn team(remotes: Vec<Box<dyn Backend>>, how: &How<'_>) -> Team {
 
 /// A workspace with a recipe that uses a remote.
 pub(crate) fn space(recipe: &str, remote: impl Backend + 'static, how: &How<'_>) -> TestSpace {
+    over(recipe, Box::new(remote), how)
+}
+
+/// The same with a remote of whatever kind.
+pub(crate) fn over(recipe: &str, remote: Box<dyn Backend>, how: &How<'_>) -> TestSpace {
     let mut space = TestSpace::new(recipe);
     let lines: String = how.trusts.iter().map(|key| key.line()).collect();
     std::fs::write(space.root().join("kiln.kdl"), lines).unwrap();
-    space.team = team(vec![Box::new(remote)], how);
+    space.team = team(vec![remote], how);
     space.options.verify_layers = false;
     space
 }

@@ -49,6 +49,16 @@ struct Selection {
     heads: Vec<Head>,
 }
 
+impl Selection {
+    /// Its results, so that each layer goes with the lowest one that has it.
+    fn in_order(&self, results: &Results) -> Vec<&Item> {
+        let depth = |item: &Item| results.ancestry(item.state).count();
+        let mut items: Vec<_> = self.items.values().map(|item| (depth(item), item)).collect();
+        items.sort_by(|(depth, item), (other, twin)| (depth, &item.name).cmp(&(other, &twin.name)));
+        items.into_iter().map(|(_, item)| item).collect()
+    }
+}
+
 impl Export<'_> {
     /// Writes the last builds of images, with every step that they consist of and all their layers;
     /// without `images` every result of the store. Tells each result as it is done, and then how
@@ -73,13 +83,7 @@ impl Export<'_> {
         // What is still there now stays.
         self.fetch(&selection)?;
         let results = self.results()?;
-        let mut items: Vec<(usize, &Item)> = selection
-            .items
-            .values()
-            .map(|item| (results.ancestry(item.state).count(), item))
-            .collect();
-        // Each layer goes with the lowest result that has it.
-        items.sort_by(|(depth, item), (other, twin)| (depth, &item.name).cmp(&(other, &twin.name)));
+        let items = selection.in_order(&results);
         let sink = BundleSink::new(&Host, path)?;
         let done = Mutex::default();
         let pusher = Pusher {
@@ -91,9 +95,13 @@ impl Export<'_> {
             packs: Packs::Apart,
         };
         let mut there = There::default();
-        for (_, item) in &items {
+        for item in &items {
             let start = Instant::now();
-            let bytes = push(&pusher, &sink, &mut there, item, &results)?;
+            let bytes = push(&pusher, &sink, &mut there, item, &results);
+            let bytes = bytes.map_err(|error| match sink.failure() {
+                Some(failure) => failure.into(),
+                None => error,
+            })?;
             tell(&Moved { name: item.name.clone(), bytes, took: start.elapsed() });
         }
         for head in &selection.heads {
@@ -106,6 +114,63 @@ impl Export<'_> {
         }
         sink.finish()?;
         Ok(items.len())
+    }
+
+    /// Gives the last builds of images to every remote that takes them, as a build does with what
+    /// it has just made; without `images` every result of the store. Tells each result as it is done,
+    /// with the remote's name, and then how many they were.
+    ///
+    /// # Errors
+    /// Where no remote takes results, or one of them cannot be given; those before it are there.
+    pub fn give(
+        &self,
+        images: &[ImageName],
+        tell: &mut dyn FnMut(&str, &Moved),
+    ) -> Result<usize, ExportError> {
+        let work = Work::new(self.store)?;
+        let results = self.results()?;
+        let selection = self.select(images, &results)?;
+        let states = selection.items.values().map(|item| Held::State(item.state));
+        work.lease().hold(states)?;
+        let done = Mutex::default();
+        let pusher = Pusher {
+            store: self.store,
+            team: self.team,
+            work: &work,
+            called_off: self.interrupted,
+            done: &done,
+            packs: Packs::Noted,
+        };
+        let mut given = 0;
+        for member in self.team.writable(false) {
+            let mut there = There::default();
+            for item in selection.in_order(&results) {
+                let twins = results.of_action(item.key);
+                let impure = twins.iter().any(|twin| twin.state == item.state && twin.impure);
+                if impure && !member.impure {
+                    continue;
+                }
+                let start = Instant::now();
+                // What was noted of packs meanwhile is read again.
+                let results = self.results()?;
+                let bytes = push(&pusher, &member.backend, &mut there, item, &results)?;
+                let moved = Moved { name: item.name.clone(), bytes, took: start.elapsed() };
+                tell(member.backend.name(), &moved);
+                given += 1;
+            }
+            for head in &selection.heads {
+                let (namespace, kind) = (self.team.namespace().clone(), RecordKind::Image);
+                let name = RecordName { namespace, kind, name: head.image.to_string() };
+                if let Some(bytes) = head.encode() {
+                    // It only serves `kiln why`.
+                    let _ = member.backend.put_record(&name, &bytes, &[]);
+                }
+            }
+        }
+        if self.team.writable(false).next().is_none() && given == 0 {
+            return Err(ExportError::NoRemote);
+        }
+        Ok(given)
     }
 
     /// The results that count: nobody signs what a revoked key has signed.
@@ -195,10 +260,10 @@ impl Export<'_> {
     }
 }
 
-/// Brings one result into a bundle; tells how many bytes it took.
+/// Brings one result into a bundle or to a remote; tells how many bytes it took.
 fn push(
     pusher: &Pusher<'_>,
-    sink: &BundleSink<'_>,
+    backend: &dyn Backend,
     there: &mut There,
     item: &Item,
     results: &Results,
@@ -215,14 +280,11 @@ fn push(
         public_base: false,
         turn: None,
     };
-    pusher.push_to(sink, there, &job, result, results).map_err(|error| match error {
+    pusher.push_to(backend, there, &job, result, results).map_err(|error| match error {
         PushError::CalledOff => ExportError::Interrupted,
         PushError::Signing(error) => error.into(),
         PushError::Store(error) => error.into(),
         PushError::File(error) => error.into(),
-        other => match sink.failure() {
-            Some(error) => error.into(),
-            None => ExportError::Result { name: name.clone(), source: Box::new(other) },
-        },
+        other => ExportError::Result { name: name.clone(), source: Box::new(other) },
     })
 }
