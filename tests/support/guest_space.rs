@@ -300,7 +300,7 @@ impl Space {
             if entry.file_name() == "downloads" {
                 let parts = fs::read_dir(entry.path()).into_iter().flatten().flatten();
                 found.extend(parts.map(|part| format!("file {}", part.path().display())));
-            } else if entry.file_name() != "actions" && entry.file_name() != "entry" {
+            } else if !["actions", "entry", "gc"].iter().any(|lock| entry.file_name() == *lock) {
                 found.push(format!("file {}", entry.path().display()));
             }
         }
