@@ -161,7 +161,7 @@ fn peers(first: &Path, second: Option<&Path>) {
             let sent = now - before + size_of(&index);
             row(&format!("casync {chunk}, layer {}: push", number + 1), sent, seconds);
             before = now;
-            let out = show(&at("casync-out"));
+            let out = show(&at(&format!("casync-out-{chunk}-{number}")));
             if let Some(seconds) =
                 timed(&format!("casync extract --store={store_arg} {index_arg} {out}"))
             {
