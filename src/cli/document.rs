@@ -107,12 +107,10 @@ fn read(store: &Store, id: ObjectId) -> Result<Vec<u8>, CliError> {
 }
 
 fn write(document: &[u8], output: Option<PathBuf>) -> Result<(), CliError> {
-    match output {
-        Some(path) => Ok(files::replace(&Host, &path, document)?),
-        None => {
-            // Whoever closed the other end has seen enough.
-            let _ = std::io::stdout().lock().write_all(&[document, b"\n"].concat());
-            Ok(())
-        }
+    if let Some(path) = output {
+        return Ok(files::replace(&Host, &path, document)?);
     }
+    // Whoever closed the other end has seen enough.
+    let _ = std::io::stdout().lock().write_all(&[document, b"\n"].concat());
+    Ok(())
 }

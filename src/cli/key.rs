@@ -168,19 +168,18 @@ impl Generate {
 
 /// The password for a new key: the variable's, or one that is typed twice.
 fn new_password() -> Result<Zeroizing<String>, KeyError> {
-    let password = match variable(PASSWORD_VARIABLE) {
-        Some(password) => Zeroizing::new(password.to_string_lossy().into_owned()),
-        None => {
-            let asked = |question| {
-                signing::ask_on_terminal(question)
-                    .map_err(|source| KeyError::NoPassword { source: Some(source) })
-            };
-            let password = asked("password for the new key: ")?;
-            if *password != *asked("once more: ")? {
-                return Err(KeyError::PasswordsDiffer);
-            }
-            password
+    let password = if let Some(password) = variable(PASSWORD_VARIABLE) {
+        Zeroizing::new(password.to_string_lossy().into_owned())
+    } else {
+        let asked = |question| {
+            let asked = signing::ask_on_terminal(question);
+            asked.map_err(|source| KeyError::NoPassword { source: Some(source) })
+        };
+        let password = asked("password for the new key: ")?;
+        if *password != *asked("once more: ")? {
+            return Err(KeyError::PasswordsDiffer);
         }
+        password
     };
     if password.is_empty() { Err(KeyError::NoPassword { source: None }) } else { Ok(password) }
 }

@@ -46,12 +46,10 @@ pub fn with_revoked(text: &str, document: &KdlDocument, key: &str) -> Option<Str
     };
     let trusted = document.nodes().iter().filter(|node| node.name().value() == table::TRUST);
     let (entry, mark) = trusted.into_iter().find_map(found)?;
+    let end = entry.offset() + entry.len();
     let (range, mark) = match mark {
         Some(mark) => (mark.offset()..mark.offset() + mark.len(), "revoked=#true"),
-        None => {
-            let end = entry.offset() + entry.len();
-            (end..end, " revoked=#true")
-        }
+        None => (end..end, " revoked=#true"),
     };
     let mut changed = text.to_owned();
     changed.get(range.clone())?;

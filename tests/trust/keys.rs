@@ -57,7 +57,7 @@ impl Home {
         let mut text = format!("{error:?} {error}");
         let mut next = std::error::Error::source(&error);
         while let Some(cause) = next {
-            text += &format!(" {cause:?} {cause}");
+            text.extend([format!(" {cause:?}"), format!(" {cause}")]);
             next = cause.source();
         }
         text.extend(error.help().map(|help| help.to_string()));

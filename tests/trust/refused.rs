@@ -55,6 +55,7 @@ fn with_bytes(signature: &str, change: impl Fn(&mut Vec<u8>)) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table with a line for each case")]
 fn signatures() {
     let (ann, eve, old) = (TestKey::new(), TestKey::new(), TestKey::new());
     let trust = Trust::new(&[ann.trusted("ann", false), old.trusted("old", true)]);
