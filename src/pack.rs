@@ -44,6 +44,8 @@ pub use writer::{Reference, WriteError, write};
 
 /// Largest chunk, and largest prefix of one, unpacked and in bytes.
 pub const MAX_CHUNK: u32 = 8 << 20;
+/// Most pieces of a prefix: twice the blocks of a chunk.
+const MAX_PREFIX: usize = 4096;
 /// How many chunks must be unpacked at most, each for the next, before a chunk can be.
 pub const MAX_DEPTH: u32 = 4;
 /// Largest pack in bytes, unpacked: that of a layer of some terabytes.
@@ -212,7 +214,9 @@ impl Pack {
             let inside = blob.zip(end).is_some_and(|(blob, end)| end <= blob.len);
             let prefix = self.length(&chunk.prefix, number);
             let prefix = prefix.filter(|&len| len <= MAX_CHUNK.into());
-            if !inside || chunk.raw == 0 || chunk.raw > MAX_CHUNK || prefix.is_none() {
+            let frame = codec::longest(chunk.raw);
+            let odd = chunk.len as usize > frame || chunk.prefix.len() > MAX_PREFIX;
+            if odd || !inside || chunk.raw == 0 || chunk.raw > MAX_CHUNK || prefix.is_none() {
                 return Err(PackFault::Numbers("chunks"));
             }
             let below = chunk.prefix.iter().map(|piece| depths[piece.chunk as usize] + 1).max();

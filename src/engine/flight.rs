@@ -21,6 +21,9 @@ const BEATS: u32 = 4;
 /// How often a waiter looks, at most and in that time.
 const LOOK: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 20;
+/// After how many times of death nobody waits any more, whatever leases say: whoever writes to a
+/// remote could hold a build for ever.
+const PATIENCE: u32 = 120;
 /// How often the end of the build is looked for.
 const GLANCE: Duration = Duration::from_millis(100);
 
@@ -126,6 +129,7 @@ impl<'a> Flight<'a> {
         let namespace = self.team.namespace();
         let mut seen: Option<(Vec<u8>, Instant)> = None;
         let mut tried = false;
+        let begun = Instant::now();
         loop {
             match member.backend.claim(namespace, key, &self.lease(0)) {
                 Ok(Claim::Taken) => {
@@ -136,6 +140,9 @@ impl<'a> Flight<'a> {
                 }
                 // Without leases it is built, and a twin is no harm.
                 Ok(Claim::Impossible) | Err(_) => return Wish::Run(None),
+                Ok(Claim::Held(_)) if begun.elapsed() > self.death * PATIENCE => {
+                    return Wish::Run(None);
+                }
                 Ok(Claim::Held(lease)) => {
                     let known = seen.as_ref().filter(|(known, _)| *known == lease);
                     let late = known.is_some_and(|(_, since)| since.elapsed() > self.death);

@@ -263,8 +263,9 @@ impl Pusher<'_> {
         if let Some((blob, _)) = there.packs.get(&state) {
             return Ok(*blob);
         }
+        // One that cannot be read is made again.
         if self.packs == Packs::Noted
-            && let Some((bytes, pack)) = self.pack(placement)?
+            && let Some((bytes, pack)) = self.pack(placement).ok().flatten()
         {
             let missing = missing(to, there, &pack.blobs)?;
             if missing.is_empty() || self.copy(to, there, &missing)? {

@@ -181,7 +181,7 @@ impl Engine<'_> {
             if taken.is_empty() {
                 return Ok(Shared { plan: together, again: false });
             }
-            let mut bases = BTreeSet::new();
+            let (mut bases, mut changed) = (BTreeSet::new(), false);
             for number in taken {
                 let node = &actions.nodes[number];
                 let Some(hit) = hits.get(&node.key) else { continue };
@@ -189,6 +189,7 @@ impl Engine<'_> {
                     Ok(Adopted::Done) => {
                         progress.shared(&node.name, &hit.remote, Way::In, 0);
                         hits.remove(&node.key);
+                        changed = true;
                     }
                     Ok(Adopted::BaseFirst) => {
                         bases.insert(number);
@@ -210,12 +211,13 @@ impl Engine<'_> {
                             sharing.team.tell(text);
                         }
                         hits.remove(&node.key);
+                        changed = true;
                     }
                 }
             }
             sharing.tell(progress);
             results = self.results().map_err(BuildError::Store)?;
-            if !bases.is_empty() && hits.len() == bases.len() {
+            if !changed {
                 alone = plan(&results, &BTreeMap::new());
                 only_bases(actions, &mut together, &alone, &bases);
                 return Ok(Shared { plan: together, again: true });

@@ -13,6 +13,11 @@ fn error(code: usize) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, get_error_name(code))
 }
 
+/// Bytes of the longest frame that so many bytes become.
+pub(super) fn longest(raw: u32) -> usize {
+    zstd::zstd_safe::compress_bound(raw as usize)
+}
+
 /// Compresses some bytes behind a prefix.
 ///
 /// # Panics

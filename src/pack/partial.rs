@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::reader::{ChunkReader, ReadError, Source, part};
+use super::reader::{ChunkReader, ReadError, Source, first_right, part};
 use super::{Pack, Piece};
 use crate::digest::Digest;
 use crate::disk::layer::{BLOCK, BLOCK_LEN};
@@ -50,6 +50,7 @@ pub struct Twin {
 /// A twin, and where its pack's chunks are used in it.
 struct Known {
     data: File,
+    hashes: Vec<Digest>,
     chunks: HashMap<(BlobId, u64), Vec<Use>>,
 }
 
@@ -116,7 +117,8 @@ impl Partial {
         }
         let twins = twins.into_iter().map(|twin| {
             let places = (0..twin.pack.chunks.len()).map(|chunk| twin.pack.place(chunk));
-            Known { chunks: places.zip(uses(&twin.pack)).collect(), data: twin.data }
+            let chunks = places.zip(uses(&twin.pack)).collect();
+            Known { chunks, hashes: twin.hashes, data: twin.data }
         });
         let twins = twins.collect();
         let (reader, fetched) = (ChunkReader::new(pack), AtomicU64::new(0));
@@ -162,6 +164,11 @@ impl Partial {
                 let (from, len) = (used.piece.start as usize, used.piece.len as usize);
                 let part = bytes.get_mut(from..from + len)?;
                 twin.data.read_exact_at(part, used.block * BLOCK).ok()?;
+                let hashes = twin.hashes.get(usize::try_from(used.block).ok()?..)?;
+                let right = |(block, hash): (&[u8], &Digest)| Digest::of(block) == *hash;
+                if !part.chunks_exact(BLOCK_LEN).zip(hashes).all(right) {
+                    return None;
+                }
                 covered += len;
             }
             // What a prefix has wrong shows in the blocks that are unpacked behind it.
@@ -227,7 +234,7 @@ impl Partial {
 
     fn fetch_stretch(&self, stretch: &[u32], source: &dyn Source) -> Result<(), PartialError> {
         let mut failed = None;
-        let result = self.reader.first_right(source, |place| {
+        let result = first_right(source, |place| {
             let mut frames = self.reader.frames(source, place, stretch)?;
             for &number in stretch {
                 let frame = frames.remove(&number);

@@ -56,8 +56,9 @@ pub enum ReadError {
 /// The bytes of chunks that were unpacked last.
 #[derive(Default)]
 struct Kept {
-    chunks: HashMap<u32, Arc<Vec<u8>>>,
-    order: VecDeque<u32>,
+    /// By the place that they came from, so that what one has wrong harms no other.
+    chunks: HashMap<(usize, u32), Arc<Vec<u8>>>,
+    order: VecDeque<(usize, u32)>,
     bytes: usize,
 }
 
@@ -92,7 +93,7 @@ impl ChunkReader {
         source: &dyn Source,
         is_right: impl Fn(&[u8]) -> bool,
     ) -> Result<Vec<u8>, ReadError> {
-        self.first_right(source, |place| {
+        first_right(source, |place| {
             let mut numbers: Vec<u32> = self.pack.index.iter().map(|piece| piece.chunk).collect();
             numbers.dedup();
             let mut frames = self.frames(source, place, &numbers)?;
@@ -104,31 +105,6 @@ impl ChunkReader {
             }
             Ok(is_right(&bytes).then_some(bytes))
         })
-    }
-
-    /// Asks one place after the other until one has something that is right.
-    ///
-    /// # Errors
-    /// Where none has: what went wrong at the last one.
-    pub(super) fn first_right<T>(
-        &self,
-        source: &dyn Source,
-        mut ask: impl FnMut(usize) -> Result<Option<T>, ReadError>,
-    ) -> Result<T, ReadError> {
-        let mut last = ReadError::NoSource;
-        for place in 0..source.places() {
-            match ask(place) {
-                Ok(Some(right)) => return Ok(right),
-                Ok(None) => {
-                    let wrong = std::io::Error::other("its hash is another");
-                    last = ReadError::Damaged(wrong);
-                }
-                Err(error) => last = error,
-            }
-            // What one place had wrong must not be taken for what the next one has.
-            *self.lock() = Kept::default();
-        }
-        Err(last)
     }
 
     /// Reads the frames of some chunks, those that are near each other in one go.
@@ -200,7 +176,7 @@ impl ChunkReader {
         frame: Option<Vec<u8>>,
         here: &Here<'_>,
     ) -> Result<Arc<Vec<u8>>, ReadError> {
-        if let Some(known) = self.known(number) {
+        if let Some(known) = self.known(place, number) {
             return Ok(known);
         }
         let chunk = &self.pack.chunks[number as usize];
@@ -213,16 +189,17 @@ impl ChunkReader {
         // A prefix names earlier chunks only, so this ends; how deep it goes is bounded.
         let mut prefix = Vec::new();
         for &piece in &chunk.prefix {
-            let below = match self.known(piece.chunk).or_else(|| here(piece.chunk).map(Arc::new)) {
+            let known = self.known(place, piece.chunk);
+            let below = match known.or_else(|| here(piece.chunk).map(Arc::new)) {
                 Some(known) => known,
                 None => self.chunk(source, place, piece.chunk, None, here)?,
             };
-            self.lock().keep(piece.chunk, &below);
+            self.lock().keep((place, piece.chunk), &below);
             prefix.extend_from_slice(part(&below, piece));
         }
         let bytes = codec::decompress(&frame, &prefix, chunk.raw as usize);
         let bytes = Arc::new(bytes.map_err(ReadError::Damaged)?);
-        self.lock().keep(number, &bytes);
+        self.lock().keep((place, number), &bytes);
         Ok(bytes)
     }
 
@@ -230,9 +207,31 @@ impl ChunkReader {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn known(&self, number: u32) -> Option<Arc<Vec<u8>>> {
-        self.lock().chunks.get(&number).map(Arc::clone)
+    fn known(&self, place: usize, number: u32) -> Option<Arc<Vec<u8>>> {
+        self.lock().chunks.get(&(place, number)).map(Arc::clone)
     }
+}
+
+/// Asks one place after the other until one has something that is right.
+///
+/// # Errors
+/// Where none has: what went wrong at the last one.
+pub(super) fn first_right<T>(
+    source: &dyn Source,
+    mut ask: impl FnMut(usize) -> Result<Option<T>, ReadError>,
+) -> Result<T, ReadError> {
+    let mut last = ReadError::NoSource;
+    for place in 0..source.places() {
+        match ask(place) {
+            Ok(Some(right)) => return Ok(right),
+            Ok(None) => {
+                let wrong = std::io::Error::other("its hash is another");
+                last = ReadError::Damaged(wrong);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// A piece of an unpacked chunk.
@@ -241,7 +240,7 @@ pub(super) fn part(chunk: &[u8], piece: Piece) -> &[u8] {
 }
 
 impl Kept {
-    fn keep(&mut self, number: u32, bytes: &Arc<Vec<u8>>) {
+    fn keep(&mut self, number: (usize, u32), bytes: &Arc<Vec<u8>>) {
         if self.chunks.insert(number, Arc::clone(bytes)).is_some() {
             return;
         }

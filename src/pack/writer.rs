@@ -340,7 +340,8 @@ impl<E: miette::Diagnostic + Send + 'static> Writer<'_, E> {
         self.references.iter().enumerate().find_map(|(number, known)| {
             let block = known.at(address).filter(|_| known.reference.data.is_some())?;
             let depth = known.depths[known.piece(block).chunk as usize];
-            (depth < MAX_DEPTH).then_some(Old::Data { reference: number, block })
+            // One less, as this chunk may become the root of another.
+            (depth + 1 < MAX_DEPTH).then_some(Old::Data { reference: number, block })
         })
     }
 
