@@ -20,6 +20,7 @@
 //! makes it true, telling [`progress`]; [`output`] is what the user gets.
 
 // Words.
+pub mod causes;
 pub mod compression;
 pub mod digest;
 pub mod expression;

@@ -27,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
     &["parse", "recipe"],
     &["expression"],
     &["mistake", "name", "files", "link", "host"],
-    &["compression", "digest", "source", "sys"],
+    &["causes", "compression", "digest", "source", "sys"],
 ];
 
 /// Crates that have one home, by the name that they have in code: paths that start with one of

@@ -24,6 +24,7 @@ use super::layer::BLOCK;
 use super::overlay::{Changed, Overlay};
 use super::state::DiskState;
 use super::working::{Lost, WorkingDisk};
+use crate::causes;
 use crate::link::Link;
 use crate::store::LayerFiles;
 
@@ -267,17 +268,8 @@ pub fn run(mut link: Link) -> io::Result<()> {
 }
 
 fn open(serve: &Serve) -> Result<WorkingDisk, Answer> {
-    let causes = |error: &dyn std::error::Error| {
-        let mut causes = vec![error.to_string()];
-        let mut next = error.source();
-        while let Some(cause) = next {
-            causes.push(cause.to_string());
-            next = cause.source();
-        }
-        causes
-    };
     let mut base =
-        DiskState::open(&serve.chain).map_err(|error| Answer::Unusable(causes(&error)))?;
+        DiskState::open(&serve.chain).map_err(|error| Answer::Unusable(causes::list(&error)))?;
     if let Some(size) = serve.size {
         base.grow(size);
     }

@@ -10,18 +10,6 @@ use crate::plan::Node;
 use crate::source::Sources;
 use crate::store::StoreError;
 
-/// An error with all its causes, on one line.
-pub(super) fn in_one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
-}
-
 /// Why a build did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {

@@ -11,6 +11,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Mutex, PoisonError};
 
 use super::flight::Turn;
+use crate::causes;
 use crate::digest::{ActionKey, ObjectId, StateId};
 use crate::disk::layer::{self, BLOCK, LayerFault, LayerIndex};
 use crate::explain::Head;
@@ -152,7 +153,7 @@ impl Pusher<'_> {
     }
 
     fn failed(&self, job: &Job<'_>, error: &PushError) {
-        let text = super::failure::in_one_line(error);
+        let text = causes::in_one_line(error);
         self.team.tell(format!("{} could not be shared: {text}", job.name));
     }
 

@@ -19,6 +19,7 @@ use super::adopt::{Adopted, Adopter};
 use super::flight::{self, Flight, Turn};
 use super::push::{Job, Packs, Pushed, Pusher};
 use super::{BuildError, Engine};
+use crate::causes;
 use crate::digest::ActionKey;
 use crate::explain::{Built, Head};
 use crate::files::Context;
@@ -133,7 +134,8 @@ impl Engine<'_> {
             }
             ended.store(true, Ordering::SeqCst);
             if let Err(error) = fetcher.settle_all() {
-                self.team.tell(format!("what was fetched could not be kept: {error}"));
+                let text = causes::in_one_line(&error);
+                self.team.tell(format!("what was fetched could not be kept: {text}"));
             }
             for Pushed { name, remote, bytes } in
                 std::mem::take(&mut *pushed.lock().unwrap_or_else(PoisonError::into_inner))
@@ -199,7 +201,7 @@ impl Engine<'_> {
                             "the result of {} on `{}` is not used: {}",
                             node.name,
                             hit.remote,
-                            super::failure::in_one_line(&error)
+                            causes::in_one_line(&error)
                         );
                         // Or whoever waits for it would take it for built, again and again.
                         if let Some(last) = hit.accepted.statement.chain.last() {

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::BlobId;
+use crate::causes;
 use crate::digest::{Digest, StateId};
 use crate::disk::fetching::{Ask, Reply};
 use crate::disk::layer::{BLOCK, LayerFault, LayerIndex};
@@ -147,13 +148,7 @@ impl<'a> Fetcher<'a> {
     pub fn fetch(&self, ask: Ask) -> Reply {
         let Err(error) = self.try_fetch(ask) else { return Reply::Here };
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(ask.state);
-        let mut causes = vec![error.to_string()];
-        let mut next = std::error::Error::source(&error);
-        while let Some(cause) = next {
-            causes.push(cause.to_string());
-            next = cause.source();
-        }
-        Reply::Lost(causes)
+        Reply::Lost(causes::list(&error))
     }
 
     fn try_fetch(&self, ask: Ask) -> Result<(), FetchError> {

@@ -3,14 +3,13 @@
 //! It knows how calls end and how long they took. A remote that answers is in order, even where it
 //! says that it has nothing, or sends the wrong bytes: whoever asked sees to that.
 
-use std::error::Error;
-use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::backend::{Backend, Claim, RemoteError};
 use super::{BlobRef, Patience, RecordName};
+use crate::causes;
 use crate::digest::ActionKey;
 use crate::name::Namespace;
 
@@ -104,7 +103,7 @@ impl Guarded {
             state.row = 0;
             return;
         };
-        state.first.get_or_insert_with(|| with_causes(error));
+        state.first.get_or_insert_with(|| causes::in_one_line(error));
         // Who may only read goes on reading.
         if matches!(error, RemoteError::Refused { .. }) && kind == Kind::Write {
             state.refused = true;
@@ -114,17 +113,6 @@ impl Guarded {
         state.waited += took;
         state.off |= state.row >= ROW || state.waited >= self.budget;
     }
-}
-
-/// An error and its causes in one line.
-fn with_causes(error: &RemoteError) -> String {
-    let mut text = error.to_string();
-    let mut at = error.source();
-    while let Some(cause) = at {
-        let _ = write!(text, ": {cause}");
-        at = cause.source();
-    }
-    text
 }
 
 impl Backend for Guarded {

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::{ImportError, Moved};
+use crate::causes::in_one_line;
 use crate::digest::{ActionKey, StateId};
 use crate::disk::layer::LayerIndex;
 use crate::engine::adopt::{AdoptError, Adopter, Described};
-use crate::engine::failure::in_one_line;
 use crate::explain::Head;
 use crate::name::Namespace;
 use crate::pack::Pack;
