@@ -202,60 +202,57 @@ fn assert_recovers(space: &Space, what: &str) -> Done {
     done
 }
 
+/// Kills one build after the other, each further on than the last: each has to put right what the
+/// one before it left, and what all of them left is put right at the end.
 fn kill_kiln(points: &[At]) {
+    let space = victim();
     for &at in points {
         let started = Instant::now();
-        let space = victim();
         let mut run = space.start(at.arguments());
         at.wait(&space, &mut run);
         run.signal(Signal::KILL);
-        let what = format!("kiln was killed at {at:?}");
         let killed = run.finish();
-        assert_eq!(killed.code, None, "{what}: it was too late: {killed}");
-        assert_recovers(&space, &what);
-        println!("{what}: all right after {:.1?}", started.elapsed());
+        assert_eq!(killed.code, None, "kiln was to be killed at {at:?}, too late: {killed}");
+        println!("killed at {at:?} after {:.1?}", started.elapsed());
     }
+    assert_recovers(&space, &format!("kiln was killed at {points:?}"));
 }
 
 #[test]
-fn kiln_killed_while_it_opens_the_disk() {
-    kill_kiln(&[At::Time(15), At::Opening, At::Time(400)]);
-}
-
-#[test]
-fn kiln_killed_in_a_step() {
+fn kiln_killed_while_it_opens_the_disk_and_in_steps() {
     kill_kiln(&[
+        At::Time(15),
+        At::Opening,
         At::Started("write", 0),
+        At::Time(400),
         At::Line("big", "half", 0),
         At::Line("big", "half", 150),
-        At::Line("slow", "tick", 0),
-    ]);
-}
-
-#[test]
-fn kiln_killed_in_a_snapshot() {
-    kill_kiln(&[
         At::Frozen("big"),
         At::Line("big", "whole", 10),
-        At::Line("big", "whole", 120),
-        At::Done("big", 0),
-        At::Done("slow", 5),
     ]);
 }
 
 #[test]
-fn kiln_killed_in_an_installation() {
-    kill_kiln(&[At::Started("install", 700), At::Started("install", 4000)]);
+fn kiln_killed_behind_steps_in_an_installation_and_in_the_seal() {
+    kill_kiln(&[
+        At::Line("big", "whole", 120),
+        At::Line("slow", "tick", 0),
+        At::Done("slow", 5),
+        At::Started("install", 700),
+        At::Started("install", 4000),
+        At::Started("seal", 0),
+        At::Started("seal", 200),
+    ]);
 }
 
 #[test]
-fn kiln_killed_in_the_seal() {
-    kill_kiln(&[At::Started("seal", 0), At::Started("seal", 200), At::Done("seal", 0)]);
-}
-
-#[test]
-fn kiln_killed_while_it_writes_outputs() {
-    kill_kiln(&[At::Writing("raw"), At::Writing("qcow2")]);
+fn kiln_killed_once_something_is_recorded_and_while_it_writes_outputs() {
+    kill_kiln(&[
+        At::Done("big", 0),
+        At::Done("seal", 0),
+        At::Writing("raw"),
+        At::Writing("qcow2"),
+    ]);
 }
 
 #[test]
