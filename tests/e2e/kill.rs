@@ -25,6 +25,7 @@ const VICTIM: &str = r#"image "victim" {
     run-command """
         seq 1 2000000 >/srv/a
         echo half
+        sleep 0.5
         cp /srv/a /srv/b; cp /srv/a /srv/c; cp /srv/a /srv/d
         rm /srv/c
         echo whole

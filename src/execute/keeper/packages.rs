@@ -79,9 +79,9 @@ impl Keeper {
             Installed::List(list) => return Ok(list),
             Installed::Ask(program) => program,
         };
-        log.kept = Some(Vec::new());
+        log.ask();
         let ended = self.run_program(&root, &program, false, PATIENCE, log, engine);
-        let answer = log.kept.take().unwrap_or_default();
+        let answer = log.kept();
         let ended = ended?;
         if ended.status != Status::Exited(0) || ended.output_cut {
             log.bytes(engine, &answer);

@@ -180,9 +180,9 @@ impl Keeper {
         let session = self.prepare(&root, registration, secrets)?;
         session.known.write(&self.directory).map_err(|error| host(&error))?;
         self.session = Some(session);
-        log.kept = Some(Vec::new());
+        log.keep();
         let ended = self.subscription_manager(&root, &program, Call::Registers, log, engine);
-        let said = log.kept.take().unwrap_or_default();
+        let said = log.kept();
         let consumer = consumer_id(&String::from_utf8_lossy(&said));
         if let Some(session) = &mut self.session {
             session.known.consumer = consumer;
@@ -253,10 +253,10 @@ impl Keeper {
         if pools.is_empty() {
             return Ok(());
         }
-        log.kept = Some(Vec::new());
+        log.keep();
         let help = Program::new([PROGRAM, "--help"]);
         let ended = self.subscription_manager(root, &help, Call::Asks, log, engine);
-        let said = log.kept.take().unwrap_or_default();
+        let said = log.kept();
         ended?;
         let said = String::from_utf8_lossy(&said);
         let knows = said.lines().any(|line| line.split_whitespace().next() == Some("attach"));

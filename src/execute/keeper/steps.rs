@@ -29,8 +29,10 @@ const MAX_LINE: usize = 400;
 /// The log of one action, and the lines that are passed on as they come.
 pub(super) struct Log {
     file: File,
-    /// What a program printed, where it is its answer and not for the log.
-    pub(super) kept: Option<Vec<u8>>,
+    /// What a program printed, where that is asked for.
+    kept: Option<Vec<u8>>,
+    /// Whether that is its answer, and not for the log.
+    answers: bool,
     /// What is masked, and with what values.
     masker: Masker,
     hidden: Vec<(SecretName, SecretValue)>,
@@ -50,7 +52,23 @@ impl Log {
             .context("create", path)?;
         let (line, last) = (Vec::new(), std::collections::VecDeque::new());
         let (masker, hidden) = (Masker::default(), Vec::new());
-        Ok(Self { file, kept: None, masker, hidden, line, last })
+        Ok(Self { file, kept: None, answers: false, masker, hidden, line, last })
+    }
+
+    /// Keeps what programs print, in the log too, until [`Self::kept`].
+    pub(super) fn keep(&mut self) {
+        (self.kept, self.answers) = (Some(Vec::new()), false);
+    }
+
+    /// Takes what programs print for their answer, which is not for the log, until [`Self::kept`].
+    pub(super) fn ask(&mut self) {
+        (self.kept, self.answers) = (Some(Vec::new()), true);
+    }
+
+    /// What programs printed since [`Self::keep`] or [`Self::ask`].
+    pub(super) fn kept(&mut self) -> Vec<u8> {
+        self.answers = false;
+        self.kept.take().unwrap_or_default()
     }
 
     /// Masks these secrets too, from here on.
@@ -84,6 +102,8 @@ impl Log {
     fn masked(&mut self, engine: &mut Link, bytes: &[u8]) {
         if let Some(kept) = &mut self.kept {
             kept.extend_from_slice(bytes);
+        }
+        if self.answers {
             return;
         }
         // A log that cannot be written must not end a step whose image is fine.
