@@ -248,12 +248,7 @@ fn kiln_killed_behind_steps_in_an_installation_and_in_the_seal() {
 
 #[test]
 fn kiln_killed_once_something_is_recorded_and_while_it_writes_outputs() {
-    kill_kiln(&[
-        At::Done("big", 0),
-        At::Done("seal", 0),
-        At::Writing("raw"),
-        At::Writing("qcow2"),
-    ]);
+    kill_kiln(&[At::Done("big", 0), At::Done("seal", 0), At::Writing("raw"), At::Writing("qcow2")]);
 }
 
 #[test]
