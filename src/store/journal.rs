@@ -83,6 +83,24 @@ pub fn read(path: &Path) -> Result<(Results, Faults), JournalError> {
     Ok((Results::of(content.records), content.faults))
 }
 
+/// The same while nobody writes: what is at the end then is no record that is being written.
+///
+/// # Errors
+/// As [`read`], and where the journal cannot be locked.
+pub fn read_at_rest(path: &Path) -> Result<(Results, Faults), JournalError> {
+    loop {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return read(path),
+            file => file.context("open", path)?,
+        };
+        lock::wait(&file, path, FlockOperation::LockShared)?;
+        // Otherwise it was moved away for another one meanwhile.
+        if lock::is_at(&file, path)? {
+            return read(path);
+        }
+    }
+}
+
 fn is_whole(header: &[u8], body: &[u8]) -> bool {
     Digest::of(body).as_bytes()[..8] == header[4..FRAME]
 }

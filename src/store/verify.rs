@@ -112,7 +112,7 @@ pub fn bytes(store: &Store) -> Result<u64, StoreError> {
 /// # Errors
 /// Where the store cannot be read, which is no damage.
 pub fn verify(store: &Store, read: &(dyn Fn(u64) + Sync)) -> Result<Verified, StoreError> {
-    let (results, faults) = match journal::read(&store.journal()) {
+    let (results, faults) = match journal::read_at_rest(&store.journal()) {
         Ok((results, faults)) => (results, Some(faults)),
         Err(JournalError::Magic { .. }) => (Results::default(), None),
         Err(error) => return Err(error.into()),

@@ -123,7 +123,9 @@ fn pins(directory: &Path, number: u64, numbers: &mut Numbers) {
 fn reads(store: &Path) {
     let store = Store::open(store).unwrap();
     let verified = verify::verify(&store, &|_| {}).unwrap();
-    assert!(verified.is_good(), "{verified:?}");
+    // Whoever is killed while it writes leaves a record that is cut short; the next one takes it away.
+    let journal = verified.journal.is_some_and(|faults| faults.records == 0);
+    assert!(verified.damage.is_empty() && journal, "{verified:?}");
     assert_eq!(Survey::read(&store, 1).unwrap().usage(&store).partial.count, 0);
 }
 
