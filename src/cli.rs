@@ -5,6 +5,7 @@ mod build;
 mod bundle;
 mod cache;
 mod check;
+mod check_image;
 mod doctor;
 mod document;
 mod import;
@@ -71,6 +72,8 @@ enum Command {
     Why(why::WhyCommand),
     /// Check the recipes.
     Check(check::Check),
+    /// Hold a disk image against a profile, without changing it.
+    CheckImage(check_image::CheckImage),
     /// Look up what the names of bases mean, and note it in the lock file.
     Lock(lock::LockCommand),
     /// List what a recipe can name as a base.
@@ -215,6 +218,33 @@ enum CliError {
         )
     )]
     UnknownBase { name: String },
+    #[error("{count} requirements of the profile `{profile}` are not met")]
+    #[diagnostic(
+        code(kiln::cli::unfit),
+        help("`--fix RECIPE` writes a recipe that repairs what steps can repair")
+    )]
+    Unfit { count: usize, profile: String },
+    #[error("there is no profile `{name}`")]
+    #[diagnostic(code(kiln::cli::unknown_profile))]
+    UnknownProfile {
+        name: String,
+        #[help]
+        help: String,
+    },
+    #[error("`{name}` is neither a file nor an image that was built here")]
+    #[diagnostic(
+        code(kiln::cli::not_built),
+        help("name a disk image, or build the image first: `kiln build {name}`")
+    )]
+    NotBuilt { name: String },
+    #[error("`{}` is not where the recipe can name it", image.display())]
+    #[diagnostic(
+        code(kiln::cli::fix_elsewhere),
+        help(
+            "a recipe may only read files of its workspace: copy the image there, and check that"
+        )
+    )]
+    FixElsewhere { image: PathBuf },
     #[error("this host is not ready to build")]
     #[diagnostic(
         code(kiln::doctor::not_ready),
@@ -257,7 +287,7 @@ impl CliError {
             Self::Store(StoreError::Pin(PinError::Unknown { .. } | PinError::NoState { .. })) => {
                 Exit::Recipe
             }
-            Self::ImportBundle(ImportError::Nothing { .. }) => Exit::Step,
+            Self::ImportBundle(ImportError::Nothing { .. }) | Self::Unfit { .. } => Exit::Step,
             Self::Export(
                 ExportError::Exists { .. }
                 | ExportError::NotBuilt { .. }
@@ -284,6 +314,9 @@ impl CliError {
             | Self::Resolve(_)
             | Self::Mistakes(_)
             | Self::UnknownImage(_)
+            | Self::UnknownProfile { .. }
+            | Self::NotBuilt { .. }
+            | Self::FixElsewhere { .. }
             | Self::UnknownStep { .. }
             | Self::UnknownBuild(_)
             | Self::UnknownInput { .. }
@@ -311,6 +344,7 @@ pub fn main() -> ExitCode {
         Command::Plan(command) => command.run(&place),
         Command::Why(command) => command.run(&place),
         Command::Check(command) => command.run(&place),
+        Command::CheckImage(command) => command.run(&place),
         Command::Lock(command) => command.run(&place),
         Command::Bases(command) => command.run(&place),
         Command::Log(command) => command.run(&place),

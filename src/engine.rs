@@ -7,6 +7,7 @@
 //! once all lanes have come to rest.
 
 mod adopt;
+mod audits;
 mod bases;
 pub mod bundle;
 mod failure;
@@ -39,6 +40,7 @@ use crate::store::results::Results;
 use crate::store::{Store, StoreError, work::Work};
 use crate::workspace::Workspace;
 
+pub use audits::foreign;
 pub use failure::{BuildError, StepFailure};
 use lane::{Lane, Start};
 use sharing::{Shared, Sharing};

@@ -20,13 +20,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::AuditReport;
 use crate::digest::Digest;
 use crate::disk::overlay::Changed;
 use crate::guest::Snapshot;
-use crate::guest::installed::Inventory;
+use crate::guest::installed::{Inventory, Package};
 use crate::key::Registration;
 use crate::name::SecretName;
-use crate::recipe::{Aids, Bootstrap, OutputFormat, Scratch, Scrub, SecretUse, StepKind};
+use crate::recipe::{
+    Aids, Bootstrap, OutputFormat, Requirement, Scratch, Scrub, SecretUse, StepKind,
+};
 use crate::seal::SealReport;
 use crate::secret::SecretValue;
 use crate::store::LayerFiles;
@@ -216,6 +219,19 @@ pub trait Executor: Sync {
     /// As [`Executor::open`].
     fn open_sealed(&self, chain: &[LayerFiles], work: &Path) -> Result<Box<dyn SealedDisk>, Fault>;
 
+    /// Holds a state against requirements, without changing it. `packages` are those installed, if
+    /// that is known; its files go into `work`, an empty directory.
+    ///
+    /// # Errors
+    /// As [`Executor::open`]; a disk that makes no sense is a finding.
+    fn audit(
+        &self,
+        chain: &[LayerFiles],
+        requirements: &[Requirement],
+        packages: Option<&[Package]>,
+        work: &Path,
+    ) -> Result<AuditReport, Fault>;
+
     /// Calls off everything that is open: what waits for it ends with a fault.
     fn interrupt(&self);
 
@@ -279,6 +295,13 @@ impl Fault {
         Self { kind, message: message.into(), code: Some(code.to_owned()), help: None, cause: None }
     }
 
+    /// The same as the cause of what a message says, with its code and help.
+    #[must_use]
+    pub fn within(self, message: impl Into<String>) -> Self {
+        let (kind, code, help) = (self.kind, self.code.clone(), self.help.clone());
+        Self { kind, message: message.into(), code, help, cause: Some(Box::new(self)) }
+    }
+
     /// The same with what to do about it.
     #[must_use]
     pub fn with_help(mut self, help: impl Into<String>) -> Self {
@@ -335,6 +358,7 @@ enum Request {
     Seal { scrub: Scrub, seed: Digest, log: PathBuf },
     Verify { report: Box<SealReport> },
     Convert { format: OutputFormat, target: PathBuf },
+    Audit { requirements: Vec<Requirement>, packages: Option<Vec<Package>> },
     SelfTest,
     Close,
 }
@@ -349,6 +373,7 @@ enum Message {
     Snapshot { changed: Vec<(u64, u64, Option<u64>)>, digest: Option<Digest> },
     Sealed(Box<SealReport>),
     Verified(Box<SealReport>),
+    Audited(Box<AuditReport>),
     Tested(String),
     Failed(Box<Fault>),
 }

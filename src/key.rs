@@ -32,10 +32,11 @@ use crate::digest::{ActionKey, Digest, Hasher};
 use crate::inputs::Input;
 use crate::name::GuestPath;
 use crate::recipe::{
-    Account, Aids, AppendLine, Attached, Attributes, Bootstrap, Checksum, Chmod, Chown, CopyIn,
-    Delete, Edit, Fetched, FileBase, Firmware, Firstboot, Layout, Link, Mkdir, Move, Packages,
-    Partition, PartitionUse, Password, PasswordSecret, Paths, Run, RunCommand, Scratch, Scrub,
-    SecretUse, SshInject, SshKey, StepKind, TableKind, Write,
+    Account, Aids, AppendLine, Attached, Attributes, Bootstrap, Check, Checksum, Chmod, Chown,
+    CopyIn, Delete, Edit, Fetched, FileBase, Firmware, Firstboot, KeyWay, Layout, Link, Mkdir,
+    Move, Packages, Partition, PartitionUse, Password, PasswordSecret, Paths, Profile, Remedied,
+    Requirement, Run, RunCommand, Scratch, Scrub, SecretUse, SshInject, SshKey, StepKind,
+    TableKind, Write,
 };
 
 /// Version of the whole scheme, the rule of linearization included.
@@ -44,6 +45,8 @@ pub const SCHEMA: u64 = 1;
 const BOOTSTRAP_EPOCH: u64 = 1;
 /// Raised with every change of what an empty disk is like.
 const SCRATCH_EPOCH: u64 = 1;
+/// Raised with every change of what a requirement means, or of what kiln does to meet it.
+const PROFILE_EPOCH: u64 = 1;
 /// The word of an action that makes a base larger.
 const GROW: &str = "grow";
 /// Epoch of the native executor: raised when what a guest's program can see of it changes.
@@ -82,7 +85,16 @@ pub enum Operation {
     /// Changes a disk.
     Step(StepKind<Input>),
     /// Ends a disk; what is scrubbed is what the image and all that it stands on want scrubbed.
-    Seal(Scrub),
+    Seal(Seal),
+}
+
+/// How a disk is ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seal {
+    /// What is scrubbed.
+    pub scrub: Scrub,
+    /// What the sealed disk must be like; it has no result where one of severity `error` fails.
+    pub requirements: Vec<Requirement>,
 }
 
 /// How a guest is registered while a step runs.
@@ -282,11 +294,19 @@ impl Action {
                 m.number("size", *size);
             }
             Operation::Step(kind) => step(m, kind),
-            Operation::Seal(Scrub { items, keep_users }) => {
+            Operation::Seal(Seal { scrub: Scrub { items, keep_users }, requirements }) => {
                 m.text("operation", "seal");
                 m.number("operation.epoch", 1);
                 m.list("scrub", items.iter().map(|item| item.keyword()));
                 m.list("scrub.keep-users", keep_users);
+                // Nothing is said where nothing is required, so that such seals keep their keys.
+                if !requirements.is_empty() {
+                    m.number("requirements.count", requirements.len() as u64);
+                    m.number("requirements.epoch", PROFILE_EPOCH);
+                }
+                for (at, required) in requirements.iter().enumerate() {
+                    requirement(m, &format!("requirements[{at}]"), required);
+                }
             }
         }
         manifest
@@ -431,6 +451,7 @@ fn epoch(kind: &StepKind<Input>) -> u64 {
         | StepKind::ScrubFile(_)
         | StepKind::InjectQemuGa
         | StepKind::SelinuxRelabel => 1,
+        StepKind::Profile(_) => PROFILE_EPOCH,
     }
 }
 
@@ -518,6 +539,66 @@ fn step(m: &mut Manifest, kind: &StepKind<Input>) {
             }
         }
         StepKind::Firstboot(Firstboot { script }) => m.named("script", script),
+        StepKind::Profile(Profile { name: _, requirements }) => {
+            m.number("requirements.count", requirements.len() as u64);
+            for (at, Remedied { requirement: required, remedy }) in requirements.iter().enumerate()
+            {
+                let place = format!("requirements[{at}]");
+                requirement(m, &place, required);
+                m.number(&format!("{place}.remedy.count"), remedy.len() as u64);
+                for (number, kind) in remedy.iter().enumerate() {
+                    let mut inner = Manifest::default();
+                    step(&mut inner, kind);
+                    let fields = inner.fields.into_iter();
+                    let within = |name: &str| format!("{place}.remedy[{number}].{name}");
+                    m.fields.extend(fields.map(|(name, value)| (within(&name), value)));
+                }
+            }
+        }
+    }
+}
+
+/// What is required, whatever it is called where.
+fn requirement(m: &mut Manifest, place: &str, requirement: &Requirement) {
+    let Requirement { name, severity, check } = requirement;
+    m.text(place, check.keyword());
+    m.text(&format!("{place}.name"), name);
+    m.text(&format!("{place}.severity"), severity.keyword());
+    match check {
+        Check::CloudInit
+        | Check::RootLogin
+        | Check::PasswordLogin
+        | Check::PartitionTable
+        | Check::RootFills
+        | Check::RootLast
+        | Check::OnePartition
+        | Check::Growth
+        | Check::PersistentNet
+        | Check::NetGenerator
+        | Check::HardwareAddresses
+        | Check::SshServer
+        | Check::Firewall
+        | Check::BootEntries
+        | Check::XenKernel
+        | Check::MachineId
+        | Check::HostKeys
+        | Check::Leftovers => {}
+        Check::Datasources(names) => m.list(&format!("{place}.sources"), names),
+        Check::DefaultUser(user) => m.optional(&format!("{place}.user"), user.clone()),
+        Check::SshKey(way) => {
+            m.flag(&format!("{place}.by-script"), *way == KeyWay::Script);
+        }
+        Check::Console(text)
+        | Check::Package(text)
+        | Check::NoPackage(text)
+        | Check::Unit(text)
+        | Check::NoUnit(text)
+        | Check::KernelArgument(text) => m.text(&format!("{place}.text"), text),
+        Check::File { path, contains } => {
+            m.text(&format!("{place}.path"), path.as_str());
+            m.optional(&format!("{place}.contains"), contains.clone());
+        }
+        Check::NoFile(path) => m.text(&format!("{place}.path"), path.as_str()),
     }
 }
 

@@ -57,6 +57,7 @@ pub mod store;
 
 // Doing.
 pub mod attest;
+pub mod audit;
 pub mod execute;
 pub mod guest;
 pub mod seal;

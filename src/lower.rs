@@ -5,6 +5,7 @@
 mod base;
 mod fields;
 mod kind;
+mod profile;
 mod settings;
 mod shape;
 mod step;
@@ -18,6 +19,7 @@ use std::path::{Component, Path, PathBuf};
 use kdl::KdlDocument;
 
 use self::fields::{Context, Fields, known_nodes};
+pub use self::profile::{Profiles, WrittenProfile, fill_in, own_profiles, resolve, steps};
 pub use self::settings::{Settings, settings};
 use self::table::Word;
 pub use self::trusted::{trust_line, with_key, with_revoked};
@@ -46,7 +48,16 @@ fn context(sources: &Sources, file: FileId) -> Context<'_> {
     Context { file, directory, text: &source.text, mistakes: Vec::new() }
 }
 
-/// The images of one recipe file, and its mistakes.
+/// What one recipe file has.
+#[derive(Debug, Default)]
+pub struct Recipe {
+    /// Its images.
+    pub images: Vec<Image>,
+    /// Its profiles.
+    pub profiles: Vec<WrittenProfile>,
+}
+
+/// What one recipe file has, and its mistakes.
 ///
 /// What is wrong is replaced by something harmless where it can be, so that `graph` can find more
 /// mistakes in the rest: with any mistake the images must not be built.
@@ -56,15 +67,18 @@ pub fn recipe(
     file: FileId,
     sources: &Sources,
     included: &Included,
-) -> (Vec<Image>, Vec<Mistake>) {
+) -> (Recipe, Vec<Mistake>) {
     let mut cx = context(sources, file);
     let known: Vec<&'static Word> = table::RECIPE.iter().collect();
-    let mut images = Vec::new();
+    let mut recipe = Recipe::default();
     for (node, word) in known_nodes(&mut cx, document, "a recipe", &known) {
         let fields = Fields::read(&mut cx, node, word);
-        images.extend(image(&mut cx, &fields, sources, included));
+        match word.keyword {
+            "profile" => recipe.profiles.extend(profile::lower(&mut cx, &fields)),
+            _ => recipe.images.extend(image(&mut cx, &fields, sources, included)),
+        }
     }
-    (images, cx.mistakes)
+    (recipe, cx.mistakes)
 }
 
 /// The files that the images of a recipe name in `commands-from-file`, right ones only: [`recipe`]
@@ -309,7 +323,8 @@ mod tests {
         let mut sources = Sources::default();
         let path = PathBuf::from("recipes/a.kdl");
         let (file, document) = crate::parse::read(&mut sources, path, text.as_bytes());
-        recipe(&document.unwrap(), file, &sources, &Included::new())
+        let (recipe, mistakes) = recipe(&document.unwrap(), file, &sources, &Included::new());
+        (recipe.images, mistakes)
     }
 
     #[test]

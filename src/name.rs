@@ -118,6 +118,10 @@ name_type! {
     StepName, MAX_NAME
 }
 name_type! {
+    /// The name of a profile, unique in a workspace, or of a requirement, unique in its profile.
+    ProfileName, MAX_NAME
+}
+name_type! {
     /// The name of a secret: unique in a workspace, and the name of the file in which a step finds it.
     SecretName, MAX_NAME
 }

@@ -15,13 +15,13 @@ use crate::digest::{ActionKey, StateId};
 use crate::explain::Reason;
 use crate::graph::{BASE, SEAL, SIZE};
 use crate::inputs::{self, Input, InputError};
-use crate::key::{Action, Generation, Manifest, Operation, Registration};
+use crate::key::{Action, Generation, Manifest, Operation, Registration, Seal};
 use crate::lock::Lock;
 use crate::mistake::Mistake;
 use crate::name::SecretName;
 use crate::recipe::{
-    Aids, Attached, Base, Fetch, Fetched, FileBase, LocalFile, Origin, Scrub, SecretUse, Step,
-    StepKind,
+    Aids, Attached, Base, Fetch, Fetched, FileBase, LocalFile, Origin, Requirement, SecretUse,
+    Step, StepKind,
 };
 use crate::remote::team::Hit;
 use crate::source::{Span, Spanned};
@@ -115,27 +115,46 @@ pub fn actions(
         actions: Actions::default(),
         by_key: HashMap::new(),
     };
-    let mut scrubs: BTreeMap<usize, Scrub> = BTreeMap::new();
+    let mut seals: BTreeMap<usize, Seal> = BTreeMap::new();
     let mut ends: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for &image in closure {
         let node = &workspace.graph.images[image];
         let mut scrub = node.image.scrub.clone();
+        let mut requirements: Vec<Requirement> = Vec::new();
         let mut chain = Vec::new();
         if let Some(base) = node.base {
             // Obligations are inherited: what a base image has to scrub, this one has too.
-            if let Some(below) = scrubs.get(&base) {
-                scrub = scrub.with_inherited(below);
+            if let Some(below) = seals.get(&base) {
+                scrub = scrub.with_inherited(&below.scrub);
+                requirements.clone_from(&below.requirements);
             }
             chain.extend(ends.get(&base).into_iter().flatten().copied());
         }
         finder.image(image, &mut chain);
+        require(&mut requirements, &node.image.steps);
+        let seal = Seal { scrub, requirements };
         if wanted(image) {
-            finder.seal(image, &chain, &scrub);
+            finder.seal(image, &chain, &seal);
         }
-        scrubs.insert(image, scrub);
+        seals.insert(image, seal);
         ends.insert(image, chain);
     }
     if finder.mistakes.is_empty() { Ok(finder.actions) } else { Err(finder.mistakes) }
+}
+
+/// Adds what the profiles of an image require. The same requirement with another severity, or said
+/// more exactly, takes the place of what it was below.
+fn require(requirements: &mut Vec<Requirement>, steps: &[Step]) {
+    for step in steps {
+        let StepKind::Profile(profile) = &step.kind else { continue };
+        for remedied in &profile.requirements {
+            let new = &remedied.requirement;
+            match requirements.iter_mut().find(|known| known.name == new.name) {
+                Some(known) => known.clone_from(new),
+                None => requirements.push(new.clone()),
+            }
+        }
+    }
 }
 
 /// An action before it has its place.
@@ -209,9 +228,9 @@ impl Finder<'_> {
         }
     }
 
-    fn seal(&mut self, image: usize, chain: &[usize], scrub: &Scrub) {
+    fn seal(&mut self, image: usize, chain: &[usize], seal: &Seal) {
         let span = self.workspace.graph.images[image].image.name.span;
-        let (parent, seal) = (chain.last().copied(), Operation::Seal(scrub.clone()));
+        let (parent, seal) = (chain.last().copied(), Operation::Seal(seal.clone()));
         let seal = self.add(Draft::plain(image, SEAL, parent, seal, span));
         self.actions.chains.push(Chain { image, nodes: chain.to_vec(), seal });
     }

@@ -6,6 +6,7 @@
 mod aids;
 mod base;
 mod cache;
+mod profile;
 mod scrub;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ pub use base::{
     Partition, PartitionUse, Scratch, SystemKind, TableKind,
 };
 pub use cache::{RemoteSource, Retention, Sharing, TrustedKey};
+pub use profile::{Check, KeyWay, Profile, Remedied, Requirement, Severity};
 pub use scrub::{Scrub, ScrubItem};
 
 /// One image: a base, ordered steps, a seal, outputs.
@@ -163,6 +165,8 @@ pub enum StepKind<F> {
     ScrubFile(Paths),
     /// `inject-qemu-ga`: the QEMU guest agent, installed and enabled.
     InjectQemuGa,
+    /// `profile "openstack"`: what the guest lacks of a profile is repaired.
+    Profile(Profile<F>),
     /// `selinux-relabel`: changes nothing about the order, as the seal always relabels last.
     SelinuxRelabel,
 }
@@ -415,6 +419,7 @@ impl<F> StepKind<F> {
             Self::TruncateRecursive(_) => "truncate-recursive",
             Self::ScrubFile(_) => "scrub-file",
             Self::InjectQemuGa => "inject-qemu-ga",
+            Self::Profile(_) => "profile",
             Self::SelinuxRelabel => "selinux-relabel",
         }
     }
@@ -487,6 +492,7 @@ impl<F> StepKind<F> {
             Self::TruncateRecursive(paths) => StepKind::TruncateRecursive(paths.clone()),
             Self::ScrubFile(paths) => StepKind::ScrubFile(paths.clone()),
             Self::InjectQemuGa => StepKind::InjectQemuGa,
+            Self::Profile(profile) => StepKind::Profile(profile.map_files(&mut turn)?),
             Self::SelinuxRelabel => StepKind::SelinuxRelabel,
         })
     }

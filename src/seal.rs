@@ -11,6 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::AuditReport;
 use crate::digest::Digest;
 use crate::disk::mounts::Place;
 use crate::files::{Context, FileError};
@@ -115,6 +116,9 @@ pub struct SealReport {
     pub systems: Vec<GuestPath>,
     /// Its labels.
     pub labels: Labels,
+    /// How it is held against what its profiles require; `None` where they require nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditReport>,
 }
 
 /// What is known of an image's SELinux labels.
@@ -227,7 +231,7 @@ pub fn scrub(
     };
     let (distribution, systems) = (Some(Distribution::of(&guest)), Vec::new());
     let system = guest.pretty_name;
-    Ok((SealReport { system, scrub, packages, distribution, systems, labels }, policy))
+    Ok((SealReport { system, scrub, packages, distribution, systems, labels, audit: None }, policy))
 }
 
 fn unlabelled(policy: &Policy) -> Relabelled {

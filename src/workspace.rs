@@ -13,7 +13,7 @@ use walkdir::WalkDir;
 
 use crate::graph::{self, BuildGraph};
 use crate::import;
-use crate::lower::{self, Commands, Included, Settings};
+use crate::lower::{self, Commands, Included, Profiles, Settings};
 use crate::mistake::{Mistake, Mistakes, Severity, nearest};
 use crate::parse::{self, KdlDocument};
 use crate::recipe::{Image, LocalFile};
@@ -41,6 +41,19 @@ pub struct Workspace {
     pub sources: Sources,
     /// Its images, in an order of building.
     pub graph: BuildGraph,
+    /// Its profiles and kiln's own, by name.
+    pub profiles: Profiles,
+}
+
+/// What the files of a workspace say.
+#[derive(Debug)]
+pub struct Compiled {
+    /// What `kiln.kdl` says.
+    pub settings: Settings,
+    /// Its images, in an order of building.
+    pub graph: BuildGraph,
+    /// Its profiles and kiln's own, by name.
+    pub profiles: Profiles,
 }
 
 impl Workspace {
@@ -162,7 +175,9 @@ pub fn load(root: &Path) -> Result<Workspace, WorkspaceError> {
         })
     };
     match compile_with(&mut sources, files, &commands) {
-        Ok((settings, graph)) => Ok(Workspace { root, settings, sources, graph }),
+        Ok(Compiled { settings, graph, profiles }) => {
+            Ok(Workspace { root, settings, sources, graph, profiles })
+        }
         Err(mistakes) => Err(Mistakes::new(mistakes, &sources).into()),
     }
 }
@@ -175,7 +190,7 @@ pub fn load(root: &Path) -> Result<Workspace, WorkspaceError> {
 pub fn compile(
     sources: &mut Sources,
     files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>,
-) -> Result<(Settings, BuildGraph), Vec<Mistake>> {
+) -> Result<Compiled, Vec<Mistake>> {
     compile_with(sources, files, &|_| Err(io::ErrorKind::NotFound.into()))
 }
 
@@ -188,8 +203,9 @@ pub fn compile_with(
     sources: &mut Sources,
     files: impl IntoIterator<Item = (PathBuf, Vec<u8>)>,
     commands: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
-) -> Result<(Settings, BuildGraph), Vec<Mistake>> {
+) -> Result<Compiled, Vec<Mistake>> {
     let (mut settings, mut images, mut mistakes) = (Settings::default(), Vec::new(), Vec::new());
+    let mut profiles = Vec::new();
     let mut included = Included::new();
     for (path, bytes) in files {
         let is_settings = path == Path::new(SETTINGS_FILE);
@@ -204,14 +220,19 @@ pub fn compile_with(
                     mistakes.extend(found);
                 }
             }
-            images.extend(keep(document, &mut mistakes, |document| {
+            let recipe = keep(document, &mut mistakes, |document| {
                 lower::recipe(document, file, sources, &included)
-            }));
+            });
+            images.extend(recipe.images);
+            profiles.extend(recipe.profiles);
         }
     }
     let (lints, mut mistakes): (Vec<_>, Vec<_>) =
         mistakes.into_iter().partition(|mistake| mistake.severity == Severity::Warning);
     mistakes.extend(unknown_secrets(&settings, &images));
+    let (profiles, found) = lower::resolve(profiles, lower::own_profiles().clone());
+    mistakes.extend(found);
+    mistakes.extend(lower::fill_in(&mut images, &profiles));
     // What could not be parsed, or has no usable name, may be what others name.
     let unread = ["kiln::parse::", "kiln::lower::bad_name"];
     let unread =
@@ -219,7 +240,7 @@ pub fn compile_with(
     match graph::resolve(images) {
         Ok(mut graph) if mistakes.is_empty() => {
             graph.lints.extend(lints);
-            Ok((settings, graph))
+            Ok(Compiled { settings, graph, profiles })
         }
         resolved => {
             let found = resolved.err().unwrap_or_default();

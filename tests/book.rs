@@ -18,6 +18,7 @@ const COMMANDS: &[&str] = &[
     "plan",
     "why",
     "check",
+    "check-image",
     "lock",
     "bases",
     "log",

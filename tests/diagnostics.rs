@@ -14,7 +14,7 @@ fn report(files: &[(&str, &[u8])]) -> String {
     let mut sources = Sources::default();
     let files = files.iter().map(|(path, bytes)| (PathBuf::from(path), bytes.to_vec()));
     let found = match compile(&mut sources, files) {
-        Ok((_, graph)) => graph.lints,
+        Ok(compiled) => compiled.graph.lints,
         Err(mistakes) => mistakes,
     };
     assert!(!found.is_empty(), "a mistake is expected");

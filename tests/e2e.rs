@@ -21,6 +21,8 @@ mod kill;
 mod lost;
 #[path = "e2e/peers.rs"]
 mod peers;
+#[path = "e2e/profiles.rs"]
+mod profiles;
 #[path = "e2e/recipes.rs"]
 mod recipes;
 #[path = "e2e/seal.rs"]

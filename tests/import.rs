@@ -402,9 +402,10 @@ fn a_commands_file_stands_for_its_steps() {
             assert_eq!(path, Path::new("recipes/files/steps.txt"));
             Ok(commands.as_bytes().to_vec())
         };
-        let (_, graph) = compile_with(&mut sources, files, &reader).unwrap_or_else(|mistakes| {
-            panic!("{:?}", mistakes.iter().map(|one| &one.message).collect::<Vec<_>>())
-        });
+        let kiln::workspace::Compiled { graph, .. } = compile_with(&mut sources, files, &reader)
+            .unwrap_or_else(|mistakes| {
+                panic!("{:?}", mistakes.iter().map(|one| &one.message).collect::<Vec<_>>())
+            });
         let image = &graph.images[0].image;
         let what = |step: &kiln::recipe::Step| {
             format!("{:?} {} {:?}", step.kind, step.network, step.aids.subscription)

@@ -12,15 +12,15 @@ use std::time::Duration;
 use kiln::digest::{ActionKey, Digest};
 use kiln::explain::{self, Sources};
 use kiln::inputs::Input;
-use kiln::key::{Action, Generation, Manifest, Operation, Registration, Value};
+use kiln::key::{Action, Generation, Manifest, Operation, Registration, Seal, Value};
 use kiln::lock::Lock;
 use kiln::name::GuestPath;
 use kiln::recipe::{
-    Account, Aids, AppendLine, Attached, Attributes, Bootstrap, Checksum, Chmod, Chown, CopyIn,
-    Crypto, Delete, DiskFormat, Edit, Fetched, FileBase, Firmware, Firstboot, Layout, Link, Mkdir,
-    Move, Origin, Packages, Partition, PartitionUse, Password, PasswordSecret, Paths, Run,
-    RunCommand, Scratch, Scrub, ScrubItem, SecretUse, SshInject, SshKey, StepKind, SystemKind,
-    TableKind, Write,
+    Account, Aids, AppendLine, Attached, Attributes, Bootstrap, Check, Checksum, Chmod, Chown,
+    CopyIn, Crypto, Delete, DiskFormat, Edit, Fetched, FileBase, Firmware, Firstboot, Layout, Link,
+    Mkdir, Move, Origin, Packages, Partition, PartitionUse, Password, PasswordSecret, Paths,
+    Profile, Remedied, Requirement, Run, RunCommand, Scratch, Scrub, ScrubItem, SecretUse,
+    Severity, SshInject, SshKey, StepKind, SystemKind, TableKind, Write,
 };
 use proptest::prelude::*;
 
@@ -152,13 +152,21 @@ fn steps() -> Vec<StepKind<Input>> {
         StepKind::TruncateRecursive(Paths { paths: paths(&["/a", "/b"]) }),
         StepKind::ScrubFile(Paths { paths: paths(&["/a", "/b"]) }),
         StepKind::InjectQemuGa,
+        StepKind::Profile(profile()),
         StepKind::SelinuxRelabel,
     ]
 }
 
+fn profile() -> Profile<Input> {
+    let check = Check::Console("ttyS0".to_owned());
+    let requirement = Requirement { name: "console".to_owned(), severity: Severity::Error, check };
+    let requirements = vec![Remedied { requirement, remedy: vec![StepKind::Update] }];
+    Profile { name: "team".to_owned(), requirements }
+}
+
 /// The number of kinds in [`steps`]. A new kind does not compile until it is in [`flips`], and fails
 /// `every_kind_is_in_the_table` until it is here, too.
-const KINDS: usize = 31;
+const KINDS: usize = 32;
 
 fn two_paths(of: impl Fn(Vec<GuestPath>) -> StepKind<Input>) -> Vec<StepKind<Input>> {
     [&["/a"][..], &["/b", "/a"], &["/a", "/b", "/c"], &["/a", "/x"], &["/x", "/b"], &["/a/b"]]
@@ -187,6 +195,27 @@ fn flips(kind: &StepKind<Input>) -> Vec<StepKind<Input>> {
             vec![StepKind::FirstbootInstall(names(&["curl"])), StepKind::FirstbootInstall(without)]
         }
         StepKind::Update | StepKind::InjectQemuGa | StepKind::SelinuxRelabel => Vec::new(),
+        StepKind::Profile(Profile { name: _, requirements }) => {
+            let Remedied { requirement, remedy } = requirements[0].clone();
+            let Requirement { name, severity, check } = requirement.clone();
+            let with = |requirement, remedy| {
+                let requirements = vec![Remedied { requirement, remedy }];
+                StepKind::Profile(Profile { name: "any".to_owned(), requirements })
+            };
+            let other = |check| Requirement { name: name.clone(), severity, check };
+            vec![
+                with(requirement.clone(), Vec::new()),
+                with(requirement.clone(), vec![StepKind::Update, StepKind::Update]),
+                with(
+                    Requirement { severity: Severity::Advice, ..requirement.clone() },
+                    remedy.clone(),
+                ),
+                with(Requirement { name: "other".to_owned(), ..requirement }, remedy.clone()),
+                with(other(Check::Console("ttyS1".to_owned())), remedy.clone()),
+                with(other(Check::KernelArgument("ttyS0".to_owned())), remedy.clone()),
+                with(other(check), [remedy, vec![StepKind::InjectQemuGa]].concat()),
+            ]
+        }
         StepKind::FirstbootCommand(RunCommand { script }) => {
             vec![StepKind::FirstbootCommand(RunCommand { script: format!("{script} ") })]
         }
@@ -456,7 +485,8 @@ fn layouts() -> Vec<Layout> {
 
 fn seal(items: &[ScrubItem]) -> Action {
     let items = items.iter().copied().collect();
-    action(Operation::Seal(Scrub { items, keep_users: std::collections::BTreeSet::new() }))
+    let scrub = Scrub { items, keep_users: std::collections::BTreeSet::new() };
+    action(Operation::Seal(Seal { scrub, requirements: Vec::new() }))
 }
 
 /// One action of each kind, by name.

@@ -16,7 +16,7 @@ fn compiled(text: &str) -> Result<BuildGraph, String> {
     let mut sources = Sources::default();
     let files = [(PathBuf::from("recipes/a.kdl"), text.as_bytes().to_vec())];
     match compile(&mut sources, files) {
-        Ok((_, graph)) => Ok(graph),
+        Ok(compiled) => Ok(compiled.graph),
         Err(mistakes) => {
             let report = Mistakes::new(mistakes, &sources);
             let mut shown = String::new();

@@ -137,7 +137,7 @@ fn fix(wanted: &Wanted) -> Result<(), CliError> {
                 }
             }
             Operation::Scratch(_) | Operation::Grow(_) => purposes.push(Purpose::Disk),
-            Operation::Seal(scrub) if scrub.items.contains(&ScrubItem::FsUuids) => {
+            Operation::Seal(seal) if seal.scrub.items.contains(&ScrubItem::FsUuids) => {
                 purposes.push(Purpose::Disk);
             }
             _ => {}

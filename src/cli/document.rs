@@ -67,16 +67,20 @@ impl Provenance {
     }
 }
 
-/// A result in a store.
-struct Found {
-    store: Store,
-    results: Results,
-    result: ActionResult,
+/// A result in a store, with all that the store says.
+pub(super) struct Found {
+    pub(super) store: Store,
+    pub(super) results: Results,
+    pub(super) result: ActionResult,
 }
 
 impl Found {
     /// The last result of a step, or of an image's seal; `none` says that there is none.
-    fn by_name(place: &Place, name: &str, none: impl Fn() -> CliError) -> Result<Self, CliError> {
+    pub(super) fn by_name(
+        place: &Place,
+        name: &str,
+        none: impl Fn() -> CliError,
+    ) -> Result<Self, CliError> {
         let (image, step) = split(name);
         let wanted = Wanted::find(place, &[image.to_owned()])?;
         let store = Store::open_existing(&place.store_path(&wanted.workspace))?;

@@ -21,12 +21,12 @@ use crate::execute::{self, Bench, Fault, FaultKind, Outcome, Packages, Task};
 use crate::files::{self, Context};
 use crate::guest::Snapshot;
 use crate::inputs::{self, Input};
-use crate::key::Operation;
+use crate::key::{Operation, Seal};
 use crate::name::SecretName;
 use crate::output::Wanted;
 use crate::plan::{Actions, Node};
 use crate::progress::StepDone;
-use crate::recipe::{Aids, Attached, Scrub};
+use crate::recipe::{Aids, Attached};
 use crate::secret::{Scanner, SecretValue};
 use crate::store::LayerFiles;
 use crate::store::lease::{Held as Leased, Lease};
@@ -296,8 +296,8 @@ impl<'s> Lane<'_, 's> {
         let start = Instant::now();
         let mut downloaded = None;
         let (outcome, layer) = match &node.action.operation {
-            Operation::Seal(scrub) => {
-                return self.seal(number, node, scrub, held, directory, start, turn);
+            Operation::Seal(seal) => {
+                return self.seal(number, node, seal, held, directory, start, turn);
             }
             Operation::File(base) => (Outcome::default(), self.file_base(base, held, directory)?),
             Operation::Fetch(base) => {
@@ -538,7 +538,7 @@ impl<'s> Lane<'_, 's> {
         &self,
         number: usize,
         node: &Node,
-        scrub: &Scrub,
+        seal: &Seal,
         held: &mut Held,
         directory: &Path,
         start: Instant,
@@ -547,7 +547,8 @@ impl<'s> Lane<'_, 's> {
         let log = self.engine.store.log(node.key);
         self.bench(held, directory)?;
         let bench = held.bench.take().ok_or(Stop::Replan)?;
-        let (report, mut resting) = bench.seal(scrub, node.key.0, &log, &mut self.lines(number))?;
+        let (report, mut resting) =
+            bench.seal(&seal.scrub, node.key.0, &log, &mut self.lines(number))?;
         let epoch = resting.snapshot(self.engine.options.verify_layers)?;
         let layer = self.store_epoch(&epoch, held, directory)?;
         resting.close()?;
@@ -555,7 +556,11 @@ impl<'s> Lane<'_, 's> {
         let placement = Self::advance(held, layer)?;
 
         let mut sealed = self.open_sealed(&held.chain, directory)?;
-        let report = sealed.verify(report)?;
+        let mut report = sealed.verify(report)?;
+        if !seal.requirements.is_empty() {
+            let audit = self.audit(&held.chain, &seal.requirements, &report, directory)?;
+            report.audit = Some(audit);
+        }
         let bytes = serde_json::to_vec(&report).expect("a report is plain data");
         let id = self.engine.store.objects().put(self.lease, directory, &bytes, Readers::All);
         let id = id.map_err(|error| host(&error))?;

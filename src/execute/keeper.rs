@@ -5,6 +5,7 @@
 //! engine is gone. It never touches the store, and nobody else touches its mounts.
 
 pub mod attach;
+mod audit;
 mod bootstrap;
 mod disks;
 mod grow;
@@ -174,6 +175,10 @@ impl Keeper {
             Request::Convert { format, target } => {
                 let converted = self.convert(format, &target);
                 self.blame_the_disk(converted).map(|()| Message::Done)
+            }
+            Request::Audit { requirements, packages } => {
+                let report = self.audit(&requirements, packages.as_deref());
+                self.blame_the_disk(report).map(|report| Message::Audited(Box::new(report)))
             }
         }
     }

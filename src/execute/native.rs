@@ -20,12 +20,14 @@ use super::{
     Bench, Epoch, Executor, Fault, FaultKind, Message, OnOutput, Outcome, Request, Resting,
     SealedDisk, Start, Task, launcher, recover,
 };
+use crate::audit::AuditReport;
 use crate::digest::Digest;
 use crate::disk::door::Serve;
 use crate::disk::overlay::Changed;
 use crate::files::{Context, FileError};
+use crate::guest::installed::Package;
 use crate::link::Link;
-use crate::recipe::{OutputFormat, Scrub};
+use crate::recipe::{OutputFormat, Requirement, Scrub};
 use crate::seal::SealReport;
 use crate::store::LayerFiles;
 
@@ -131,6 +133,24 @@ impl Executor for Native {
 
     fn open_sealed(&self, chain: &[LayerFiles], work: &Path) -> Result<Box<dyn SealedDisk>, Fault> {
         Ok(Box::new(self.start(&Start::State(chain.to_vec()), work, false)?))
+    }
+
+    fn audit(
+        &self,
+        chain: &[LayerFiles],
+        requirements: &[Requirement],
+        packages: Option<&[Package]>,
+        work: &Path,
+    ) -> Result<AuditReport, Fault> {
+        let mut disk = self.start(&Start::State(chain.to_vec()), work, true)?;
+        let request = Request::Audit {
+            requirements: requirements.to_vec(),
+            packages: packages.map(<[Package]>::to_vec),
+        };
+        let Message::Audited(report) = disk.ask(&request, &mut |_| {})? else {
+            return Err(disk.lost("it gave a wrong answer"));
+        };
+        disk.end().map(|()| *report)
     }
 
     fn interrupt(&self) {

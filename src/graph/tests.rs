@@ -12,14 +12,14 @@ fn images(text: &str) -> Vec<Image> {
     let mut sources = Sources::default();
     let (file, document) =
         crate::parse::read(&mut sources, PathBuf::from("recipes/t.kdl"), text.as_bytes());
-    let (images, mistakes) = crate::lower::recipe(
+    let (recipe, mistakes) = crate::lower::recipe(
         &document.unwrap(),
         file,
         &sources,
         &std::collections::BTreeMap::default(),
     );
     assert_eq!(mistakes, []);
-    images
+    recipe.images
 }
 
 fn labels_in_order(node: &ImageNode) -> Vec<&str> {

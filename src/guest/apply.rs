@@ -11,7 +11,8 @@ use super::{copy, edit, files, firstboot, hostname, ssh, tar_in, timezone};
 use crate::recipe::{PasswordSecret, StepKind};
 
 /// Does the host's part of a step: all of it where [`super::program_for`] gives no program, and
-/// nothing where it gives one. `selinux-relabel` is nothing here, as the seal relabels.
+/// nothing where it gives one. `selinux-relabel` is nothing here, as the seal relabels, and neither is
+/// `profile`, which is other steps.
 ///
 /// # Errors
 /// What the operation says; the tree may then be changed in part, and the step has no layer.
@@ -23,6 +24,7 @@ pub fn apply(root: &GuestRoot, guest: &Guest, kind: &StepKind<Snapshot>) -> Resu
         | StepKind::Run(_)
         | StepKind::RunCommand(_)
         | StepKind::InjectQemuGa
+        | StepKind::Profile(_)
         | StepKind::SelinuxRelabel => Ok(()),
         StepKind::Write(step) => files::write(root, step),
         StepKind::AppendLine(step) => files::append_line(root, step),

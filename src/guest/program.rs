@@ -171,6 +171,7 @@ pub fn program_for(
         | StepKind::TarIn(_)
         | StepKind::TruncateRecursive(_)
         | StepKind::ScrubFile(_)
+        | StepKind::Profile(_)
         | StepKind::SelinuxRelabel => return Ok(None),
     };
     guest.check_runs_here()?;

@@ -123,6 +123,23 @@ pub fn scrub(
     Ok(reports)
 }
 
+/// What makes new SSH host keys in a guest that has none, for people; `None` where nothing enabled
+/// does.
+///
+/// # Errors
+/// The kernel's.
+pub fn maker_of_host_keys(root: &GuestRoot, guest: &Guest) -> Result<Option<String>, GuestError> {
+    hostkeys::regenerator(root, guest)
+}
+
+/// The files by which a guest's network is tied to a hardware address.
+///
+/// # Errors
+/// The kernel's, and [`GuestError::TooLarge`].
+pub fn with_hardware_address(root: &GuestRoot) -> Result<Vec<String>, GuestError> {
+    network::tied(root)
+}
+
 /// One item at work.
 struct Work<'a> {
     root: &'a GuestRoot,

@@ -23,6 +23,8 @@ pub enum Kind {
     ImageName,
     /// The name of a step.
     StepName,
+    /// The name of a profile, or of a requirement of one.
+    ProfileName,
     /// The name of a secret of `kiln.kdl`.
     SecretName,
     /// The name of a remote.
@@ -100,6 +102,7 @@ impl Kind {
             Self::Choice(_) => "one of some words",
             Self::ImageName => "the name of an image",
             Self::StepName => "the name of a step",
+            Self::ProfileName => "the name of a profile or a requirement",
             Self::SecretName => "the name of a secret",
             Self::RemoteName => "the name of a remote",
             Self::Namespace => "a namespace",
@@ -144,6 +147,7 @@ impl Kind {
             Self::Choice(words) => words.first().copied().unwrap_or_default(),
             Self::ImageName => "\"debian-web\"",
             Self::StepName => "\"base-tools\"",
+            Self::ProfileName => "\"openstack\"",
             Self::SecretName => "\"registry-token\"",
             Self::RemoteName => "\"team\"",
             Self::Namespace | Self::ArchiveWord => "\"main\"",

@@ -5,11 +5,11 @@
 use super::fields::{Context, Fields, known_nodes};
 use super::table::{self, Word};
 use crate::mistake::Mistake;
-use crate::name::{GuestPath, Mode, Owner, SecretName};
+use crate::name::{GuestPath, Mode, Owner, ProfileName, SecretName};
 use crate::recipe::{
     Aids, AppendLine, Attached, Attributes, Chmod, Chown, CopyIn, Crypto, Delete, Edit, Firstboot,
-    Link, LocalFile, Mkdir, Move, Packages, Password, PasswordSecret, Paths, Run, RunCommand,
-    SshInject, SshKey, Step, StepKind, Write,
+    Link, LocalFile, Mkdir, Move, Packages, Password, PasswordSecret, Paths, Profile, Run,
+    RunCommand, SshInject, SshKey, Step, StepKind, Write,
 };
 use crate::source::Spanned;
 
@@ -34,7 +34,8 @@ pub(super) fn lower(cx: &mut Context<'_>, fields: &Fields<'_>) -> Step {
     if fields.word.keyword == "password" {
         aids.secrets.extend(fields.property::<Spanned<SecretName>>("secret"));
     }
-    let by_default = matches!(fields.word.keyword, "install" | "update" | "inject-qemu-ga");
+    let by_default =
+        matches!(fields.word.keyword, "install" | "update" | "inject-qemu-ga" | "profile");
     let network = fields.property("network").unwrap_or(by_default);
     let refresh = fields.property("refresh");
     if let Some(span) = fields.written("refresh")
@@ -152,6 +153,10 @@ fn kind(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<StepKind<LocalFile>
         "scrub-file" => StepKind::ScrubFile(Paths { paths: fields.many("path")? }),
         "inject-qemu-ga" => StepKind::InjectQemuGa,
         "selinux-relabel" => StepKind::SelinuxRelabel,
+        "profile" => StepKind::Profile(Profile {
+            name: fields.one::<ProfileName>("name")?.into(),
+            requirements: Vec::new(),
+        }),
 
         word => unreachable!("kiln bug: the table has a step `{word}` that lowering lacks"),
     })

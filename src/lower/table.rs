@@ -3,8 +3,12 @@
 //! Lowering checks each node against this table, and nothing else says what may be written; what a
 //! node then *becomes* is not known here.
 
+mod profile;
+
 pub use super::kind::Kind;
 use crate::recipe::{DiskFormat, ScrubItem};
+pub use profile::REQUIREMENTS;
+pub(super) use profile::{REMEDY, WITHOUT};
 
 /// How often an argument may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,6 +189,11 @@ const ONLINE: &[Property] = &[
     TIMEOUT,
     REFRESH,
     SUBSCRIPTION,
+];
+const REPAIRS: &[Property] = &[
+    property("network", Kind::Flag, "whether the network may be used; on by default"),
+    TIMEOUT,
+    REFRESH,
 ];
 const OFFLINE: &[Property] = &[
     property("network", Kind::Flag, "whether the network may be used; off by default"),
@@ -399,6 +408,12 @@ pub const STEPS: &[Word] = &[
     ),
     step("scrub-file", PATHS, &[COMMON], "overwrite files, then remove them"),
     step("inject-qemu-ga", &[], &[COMMON, ONLINE], "install the QEMU guest agent, and enable it"),
+    step(
+        "profile",
+        &[once("name", Kind::ProfileName)],
+        &[COMMON, REPAIRS],
+        "repair what a profile requires, and require it of the sealed image",
+    ),
     step(
         "selinux-relabel",
         &[],
@@ -647,14 +662,17 @@ const SUBSCRIPTIONS: &[Word] = &[Word {
 }];
 
 /// What may stand at the top of a recipe.
-pub const RECIPE: &[Word] = &[Word {
-    keyword: "image",
-    form: None,
-    arguments: &[once("name", Kind::ImageName)],
-    properties: &[],
-    children: &[BASES, STEPS, SCRUB, SUBSCRIPTIONS, OUTPUTS],
-    doc: "an image: a base, steps, and outputs",
-}];
+pub const RECIPE: &[Word] = &[
+    Word {
+        keyword: "image",
+        form: None,
+        arguments: &[once("name", Kind::ImageName)],
+        properties: &[],
+        children: &[BASES, STEPS, SCRUB, SUBSCRIPTIONS, OUTPUTS],
+        doc: "an image: a base, steps, and outputs",
+    },
+    profile::PROFILE,
+];
 
 /// The word for a key whose signatures count.
 pub const TRUST: &str = "trust";

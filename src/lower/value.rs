@@ -13,7 +13,9 @@ use super::shape::{
 };
 use super::table::Kind;
 use crate::mistake::{excerpt, nearest, quoted};
-use crate::name::{GuestPath, ImageName, Mode, Namespace, Owner, RemoteName, SecretName, StepName};
+use crate::name::{
+    GuestPath, ImageName, Mode, Namespace, Owner, ProfileName, RemoteName, SecretName, StepName,
+};
 use crate::recipe::LocalFile;
 use crate::source::{Span, Spanned};
 
@@ -34,6 +36,7 @@ pub(super) enum Value {
     Choice(&'static str),
     Image(ImageName),
     Step(StepName),
+    Profile(ProfileName),
     Secret(SecretName),
     Remote(RemoteName),
     Namespace(Namespace),
@@ -77,7 +80,7 @@ macro_rules! take {
 }
 
 take! {
-    Text: String, Flag: bool, Number: u64, Choice: &'static str, Image: ImageName, Step: StepName, Secret: SecretName,
+    Text: String, Flag: bool, Number: u64, Choice: &'static str, Image: ImageName, Step: StepName, Profile: ProfileName, Secret: SecretName,
     Remote: RemoteName, Namespace: Namespace,
     Guest: GuestPath, Local: LocalFile, Path: PathBuf, Mode: Mode, Owner: Owner,
     Owners: (Option<Owner>, Option<Owner>), Period: Duration,
@@ -158,6 +161,7 @@ fn check_text(kind: Kind, text: &str, place: Place<'_>) -> Result<Value, Misfit>
         Kind::Choice(words) => choice(words, text),
         Kind::ImageName => name(text).map(Value::Image),
         Kind::StepName => name(text).map(Value::Step),
+        Kind::ProfileName => name(text).map(Value::Profile),
         Kind::SecretName => name(text).map(Value::Secret),
         Kind::RemoteName => name(text).map(Value::Remote),
         Kind::Namespace => name(text).map(Value::Namespace),

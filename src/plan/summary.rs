@@ -22,6 +22,7 @@ pub fn summary(operation: &Operation) -> String {
                 | StepKind::FirstbootInstall(packages) => {
                     packages.names.iter().cloned().collect::<Vec<_>>().join(" ")
                 }
+                StepKind::Profile(profile) => profile.name.clone(),
                 StepKind::Update | StepKind::InjectQemuGa | StepKind::SelinuxRelabel => {
                     String::new()
                 }

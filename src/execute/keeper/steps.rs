@@ -177,6 +177,9 @@ impl Keeper {
         log: &mut Log,
         engine: &mut Link,
     ) -> Result<Outcome, Fault> {
+        if let StepKind::Profile(profile) = kind {
+            return self.profile(profile, &given, log, engine);
+        }
         let path = self.mounted()?.root().to_owned();
         let root = GuestRoot::open(&path).map_err(|error| guest_fault(&error))?;
         let guest = Guest::inspect(&root).map_err(|error| guest_fault(&error))?;

@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 
 use rustix::fs::FileType;
 
-use super::{SCRUB, Work};
+use super::{LIMIT, SCRUB, Work};
 use crate::guest::error::{GuestError, shown};
-use crate::guest::root::FileAttributes;
+use crate::guest::root::{FileAttributes, GuestRoot};
 
 const IFCFG: &str = "/etc/sysconfig/network-scripts/ifcfg-*";
 const IFCFG_OF_SUSE: &str = "/etc/sysconfig/network/ifcfg-*";
@@ -20,6 +20,34 @@ const NETWORKD: [&str; 3] = [
     "/etc/systemd/network/*.link",
 ];
 const NETPLAN: [&str; 2] = ["/etc/netplan/*.yaml", "/etc/netplan/*.yml"];
+
+/// The configuration files that tie a network to a hardware address, sorted as they are looked for.
+pub(super) fn tied(root: &GuestRoot) -> Result<Vec<String>, GuestError> {
+    type Untie = fn(&[u8]) -> Option<Vec<u8>>;
+    let kinds: [(&[&str], Untie); 4] = [
+        (&[IFCFG, IFCFG_OF_SUSE], |text| {
+            Some(without_lines(text, |line| is_assignment(line, b"HWADDR")))
+        }),
+        (&KEYFILES, |text| Some(without_address_of_keyfile(text))),
+        (&NETWORKD, without_match_on_address),
+        (&NETPLAN, without_netplan_address),
+    ];
+    let mut found = Vec::new();
+    for (patterns, untie) in kinds {
+        for pattern in patterns {
+            root.glob(SCRUB, pattern, &mut |place| {
+                if root.is_file(place.path()) {
+                    let text = root.read(place.path(), LIMIT)?;
+                    if untie(&text).as_deref() != Some(&text) {
+                        found.push(shown(place.path()));
+                    }
+                }
+                Ok(())
+            })?;
+        }
+    }
+    Ok(found)
+}
 
 impl Work<'_> {
     /// An empty rules file keeps old generators of udev from writing another one.

@@ -1,0 +1,226 @@
+//! `kiln check-image`.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::document::Found;
+use super::{CliError, Place};
+use crate::audit::{AuditReport, Style};
+use crate::engine::foreign;
+use crate::execute::Executor;
+use crate::execute::native::Native;
+use crate::files::{self, Context, Host};
+use crate::lower::own_profiles;
+use crate::mistake::nearest;
+use crate::name::ImageName;
+use crate::recipe::{DiskFormat, LocalFile, Profile, Requirement};
+use crate::seal::SealReport;
+use crate::store::LayerFiles;
+use crate::workspace::WorkspaceError;
+
+/// Largest report of a seal, in bytes.
+const LIMIT: u64 = 1 << 30;
+
+/// Hold a disk image against a profile, without changing it.
+#[derive(Debug, Args)]
+pub(super) struct CheckImage {
+    /// A disk image, or an image of the workspace as it was built last.
+    #[arg(value_name = "FILE|IMAGE")]
+    image: PathBuf,
+    /// The profile: kiln's own `openstack`, `openstack-xen`, `nocloud` or `hardened`, or one of the
+    /// workspace.
+    #[arg(long, value_name = "NAME", default_value = "openstack")]
+    profile: String,
+    /// The format of the file; found by its magic number by default.
+    #[arg(long, value_name = "FORMAT", value_parser = format_of)]
+    format: Option<DiskFormat>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Write the findings to that file, as XML that CI servers read.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Write a recipe to that file that stands on the image and repairs it.
+    #[arg(long, value_name = "RECIPE")]
+    fix: Option<PathBuf>,
+}
+
+fn format_of(text: &str) -> Result<DiskFormat, String> {
+    let known = DiskFormat::ALL.into_iter().find(|format| format.keyword() == text);
+    known.ok_or_else(|| {
+        let all: Vec<_> = DiskFormat::ALL.iter().map(|format| format.keyword()).collect();
+        format!("known are {}", all.join(", "))
+    })
+}
+
+/// What is looked at.
+enum Subject {
+    /// A file that kiln need not have made.
+    File(PathBuf),
+    /// What an image of the workspace was built to.
+    Built { chain: Vec<LayerFiles>, report: Box<SealReport> },
+}
+
+impl CheckImage {
+    pub(super) fn run(self, place: &Place) -> Result<(), CliError> {
+        let profile = self.profile(place)?;
+        let requirements: Vec<Requirement> =
+            profile.requirements.iter().map(|remedied| remedied.requirement.clone()).collect();
+        let subject = self.subject(place)?;
+        let executor = Native::default();
+        executor.check()?;
+        let directory = scratch(place)?;
+        let audit = || {
+            let work = directory.path().join("disk");
+            files::make_directory(&work, 0o700)?;
+            let report = match &subject {
+                Subject::File(path) => {
+                    let layer = foreign(path, self.format, directory.path())?;
+                    executor.audit(&[layer], &requirements, None, &work)?
+                }
+                Subject::Built { chain, report } => {
+                    executor.audit(chain, &requirements, report.packages.as_deref(), &work)?
+                }
+            };
+            Ok::<_, CliError>(report)
+        };
+        let report = audit()?;
+        drop(directory);
+        self.tell(&report)?;
+        if let Some(path) = &self.fix {
+            self.write_fix(path, &report, place)?;
+        }
+        match report.failures().count() {
+            0 => Ok(()),
+            count => Err(CliError::Unfit { count, profile: self.profile }),
+        }
+    }
+
+    /// The profile, of the workspace where there is one.
+    fn profile(&self, place: &Place) -> Result<Profile<LocalFile>, CliError> {
+        let profiles = match place.workspace() {
+            Ok(workspace) => workspace.profiles,
+            Err(CliError::Workspace(WorkspaceError::NotFound { .. })) => own_profiles().clone(),
+            Err(error) => return Err(error),
+        };
+        profiles.get(&self.profile).cloned().ok_or_else(|| {
+            let near = nearest(&self.profile, profiles.keys().map(String::as_str));
+            let all: Vec<_> = profiles.keys().map(|name| format!("`{name}`")).collect();
+            let help = match near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("there are {}", all.join(", ")),
+            };
+            CliError::UnknownProfile { name: self.profile.clone(), help }
+        })
+    }
+
+    fn subject(&self, place: &Place) -> Result<Subject, CliError> {
+        let name = self.image.to_str().filter(|name| name.parse::<ImageName>().is_ok());
+        let Some(name) = name.filter(|_| !self.image.is_file()) else {
+            return Ok(Subject::File(self.image.clone()));
+        };
+        let none = || CliError::NotBuilt { name: name.to_owned() };
+        let found = match Found::by_name(place, name, none) {
+            Err(CliError::Workspace(WorkspaceError::NotFound { .. })) => {
+                return Ok(Subject::File(self.image.clone()));
+            }
+            other => other?,
+        };
+        let report = found.result.report.ok_or_else(none)?;
+        let bytes = found.store.objects().read(report, LIMIT)?;
+        let report = serde_json::from_slice(&bytes).map_err(|_| none())?;
+        let chain = found.store.chain(&found.results, found.result.state, None)?;
+        Ok(Subject::Built { chain, report: Box::new(report) })
+    }
+
+    fn tell(&self, report: &AuditReport) -> Result<(), CliError> {
+        let what = self.image.display().to_string();
+        let text = if self.json {
+            let answer = serde_json::json!({
+                "image": what, "profile": self.profile, "system": report.system,
+                "findings": report.findings,
+            });
+            format!("{answer}\n")
+        } else {
+            let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            report.text(&what, &self.profile, Style { colours })
+        };
+        // Whoever closed the other end has seen enough.
+        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+        if let Some(path) = &self.junit {
+            files::replace(&Host, path, report.junit(&what, &self.profile).as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Writes a recipe, and never over another one.
+    fn write_fix(&self, path: &Path, report: &AuditReport, place: &Place) -> Result<(), CliError> {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        let is_file = self.image.is_file();
+        let base = if is_file {
+            let (image, directory) = (self.image.canonicalize(), directory.canonicalize());
+            let image = image.context("find", &self.image)?;
+            let directory = directory.context("find", path)?;
+            let inside = image.strip_prefix(&directory).ok().and_then(Path::to_str);
+            let root = place.workspace().map(|workspace| workspace.root);
+            match (inside, root) {
+                (Some(inside), _) => format!("base file {}", quoted(inside)),
+                // From the recipe's own directory upward, as far as the workspace goes.
+                (None, Ok(root)) if image.starts_with(&root) && directory.starts_with(&root) => {
+                    let up =
+                        directory.strip_prefix(&root).map_or(0, |rest| rest.components().count());
+                    let rest = image.strip_prefix(&root).unwrap_or(&image);
+                    let relative = format!("{}{}", "../".repeat(up), rest.display());
+                    format!("base file {}", quoted(&relative))
+                }
+                _ => return Err(CliError::FixElsewhere { image: self.image.clone() }),
+            }
+        } else {
+            format!("base image {}", quoted(&self.image.to_string_lossy()))
+        };
+        let text = report.recipe(&fixed_name(&self.image), &base, &self.profile);
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .context("create", path)?;
+        file.write_all(text.as_bytes()).context("write", path)?;
+        eprintln!("wrote `{}`: `kiln build {}`", path.display(), fixed_name(&self.image));
+        Ok(())
+    }
+}
+
+fn quoted(text: &str) -> String {
+    crate::audit::quoted(text)
+}
+
+/// The name of the repaired image.
+fn fixed_name(image: &Path) -> String {
+    let stem = image.file_stem().unwrap_or_default().to_string_lossy();
+    let mut name: String = stem
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .collect();
+    name.truncate(40);
+    let name = name.trim_matches('-');
+    if name.is_empty() { "fixed".to_owned() } else { format!("{name}-fixed") }
+}
+
+/// A directory for the copy of a disk and what is served of it.
+fn scratch(place: &Place) -> Result<tempfile::TempDir, CliError> {
+    let store = match place.workspace() {
+        Ok(workspace) => place.store_path(&workspace),
+        Err(_) => super::user_cache().join("kiln"),
+    };
+    // A store that is there has room for disks; the temporary directory may be memory.
+    let work = store.join("work");
+    let parent = if work.is_dir() { work } else { std::env::temp_dir() };
+    tempfile::Builder::new()
+        .prefix("check-")
+        .tempdir_in(&parent)
+        .context("make a directory in", &parent)
+        .map_err(CliError::from)
+}
