@@ -17,7 +17,8 @@ use crate::mistake::nearest;
 use crate::name::ImageName;
 use crate::recipe::{DiskFormat, LocalFile, Profile, Requirement};
 use crate::seal::SealReport;
-use crate::store::LayerFiles;
+use crate::store::work::Work;
+use crate::store::{LayerFiles, Store};
 use crate::workspace::WorkspaceError;
 
 /// Largest report of a seal, in bytes.
@@ -71,7 +72,7 @@ impl CheckImage {
         let subject = self.subject(place)?;
         let executor = Native::default();
         executor.check()?;
-        let directory = scratch(place)?;
+        let directory = Scratch::make(place)?;
         let audit = || {
             let work = directory.path().join("disk");
             files::make_directory(&work, 0o700)?;
@@ -209,18 +210,32 @@ fn fixed_name(image: &Path) -> String {
     if name.is_empty() { "fixed".to_owned() } else { format!("{name}-fixed") }
 }
 
-/// A directory for the copy of a disk and what is served of it.
-fn scratch(place: &Place) -> Result<tempfile::TempDir, CliError> {
-    let store = match place.workspace() {
-        Ok(workspace) => place.store_path(&workspace),
-        Err(_) => super::user_cache().join("kiln"),
-    };
-    // A store that is there has room for disks; the temporary directory may be memory.
-    let work = store.join("work");
-    let parent = if work.is_dir() { work } else { std::env::temp_dir() };
-    tempfile::Builder::new()
-        .prefix("check-")
-        .tempdir_in(&parent)
-        .context("make a directory in", &parent)
-        .map_err(CliError::from)
+/// A directory for the copy of a disk and what is served of it; it goes with the value.
+enum Scratch {
+    /// That of a build: others see that it is in use, and clean up what a kill leaves of it.
+    Work(Work),
+    /// Any other, where there is no store.
+    Temporary(tempfile::TempDir),
+}
+
+impl Scratch {
+    fn make(place: &Place) -> Result<Self, CliError> {
+        let path = match place.workspace() {
+            Ok(workspace) => place.store_path(&workspace),
+            Err(_) => super::user_cache().join("kiln"),
+        };
+        if let Some(store) = Store::open_existing(&path)? {
+            return Ok(Self::Work(Work::new(&store)?));
+        }
+        let parent = std::env::temp_dir();
+        let made = tempfile::Builder::new().prefix("kiln-check-").tempdir_in(&parent);
+        Ok(Self::Temporary(made.context("make a directory in", &parent)?))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Work(work) => work.path(),
+            Self::Temporary(directory) => directory.path(),
+        }
+    }
 }
