@@ -444,7 +444,16 @@ impl Run {
 
     /// Waits for an event; tells whether it came before the end of kiln.
     pub fn wait_for(&mut self, is_it: impl Fn(&Value) -> bool) -> bool {
-        let deadline = Instant::now() + HANG;
+        match self.wait_at_most(HANG, is_it) {
+            Some(found) => found,
+            None => panic!("kiln hangs: {:#?}", self.events.last()),
+        }
+    }
+
+    /// Waits so long for an event; tells whether it came before the end of kiln, or nothing if
+    /// neither did in that time.
+    pub fn wait_at_most(&mut self, time: Duration, is_it: impl Fn(&Value) -> bool) -> Option<bool> {
+        let deadline = Instant::now() + time;
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
@@ -452,11 +461,11 @@ impl Run {
                     let found = is_it(&event);
                     self.events.push(event);
                     if found {
-                        return true;
+                        return Some(true);
                     }
                 }
-                Err(RecvTimeoutError::Disconnected) => return false,
-                Err(RecvTimeoutError::Timeout) => panic!("kiln hangs: {:#?}", self.events.last()),
+                Err(RecvTimeoutError::Disconnected) => return Some(false),
+                Err(RecvTimeoutError::Timeout) => return None,
             }
         }
     }
