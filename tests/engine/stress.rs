@@ -171,18 +171,31 @@ fn start(directory: &Path, number: u64, seed: u64) -> Child {
         .unwrap()
 }
 
+/// The processes of a round: none of them outlives it, however it ends.
+struct Children(Vec<Child>);
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // One that has ended already has nothing to be killed.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// Starts all processes, and kills and starts one after the other; at the end some are killed and
 /// the others end by themselves, which they do without an error.
 fn round(directory: &Path, numbers: &mut Numbers) {
     let _ = fs::remove_file(stop(directory));
-    let mut children: Vec<Child> =
-        (0..PROCESSES).map(|number| start(directory, number, numbers.next())).collect();
+    let children = (0..PROCESSES).map(|number| start(directory, number, numbers.next()));
+    let mut children = Children(children.collect());
     let failed = |number: usize| panic!("process {number} failed: see {}", directory.display());
     let end = Instant::now() + ROUND;
     while Instant::now() < end {
         std::thread::sleep(Duration::from_millis(30 + numbers.below(200)));
         let number = usize::try_from(numbers.below(PROCESSES)).unwrap();
-        let child = &mut children[number];
+        let child = &mut children.0[number];
         if child.try_wait().unwrap().is_some() {
             failed(number);
         }
@@ -190,11 +203,11 @@ fn round(directory: &Path, numbers: &mut Numbers) {
         child.wait().unwrap();
         *child = start(directory, number as u64, numbers.next());
     }
-    for child in children.iter_mut().step_by(3) {
+    for child in children.0.iter_mut().step_by(3) {
         child.kill().unwrap();
     }
     fs::write(stop(directory), "").unwrap();
-    for (number, mut child) in children.into_iter().enumerate() {
+    for (number, child) in children.0.iter_mut().enumerate() {
         let status = child.wait().unwrap();
         if !status.success() && number % 3 != 0 {
             failed(number);
