@@ -17,15 +17,18 @@ mod remedy;
 mod report;
 mod units;
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::causes;
+use crate::guest::error::escaped;
 use crate::guest::installed::Package;
 use crate::guest::root::GuestRoot;
 use crate::guest::{Guest, GuestError};
-use crate::recipe::{Check, Requirement, Severity};
+use crate::recipe::{Check, Profile, Requirement, Severity};
 
 pub use layout::{DiskView, PartView};
-pub use remedy::{Remedy, quoted, remedy};
+pub use remedy::{LEFT_TO_SEAL, Remedy, quoted, remedy};
 pub use report::Style;
 
 /// Largest file of a guest that is read, in bytes.
@@ -63,6 +66,14 @@ pub enum Verdict {
 impl Verdict {
     fn of(met: bool, seen: impl Into<String>) -> Self {
         if met { Self::Pass(seen.into()) } else { Self::Fail(seen.into()) }
+    }
+
+    /// The same with nothing in it that could drive a terminal: names come from the guest.
+    fn harmless(mut self) -> Self {
+        let (Self::Pass(seen) | Self::Fail(seen) | Self::Unknown(seen) | Self::NotApplicable(seen)) =
+            &mut self;
+        *seen = escaped(seen);
+        self
     }
 
     /// What was seen.
@@ -118,6 +129,23 @@ pub struct AuditReport {
 }
 
 impl AuditReport {
+    /// Leaves to the step `profile` what has a remedy of the profile's own.
+    #[must_use]
+    pub fn with_remedies_of<F>(mut self, profile: &Profile<F>) -> Self {
+        for finding in &mut self.findings {
+            let own = profile
+                .requirements
+                .iter()
+                .any(|known| known.requirement.name == finding.name && !known.remedy.is_empty());
+            if own && matches!(finding.verdict, Verdict::Fail(_)) {
+                finding.steps = None;
+                finding.advice =
+                    Some(format!("the step `profile \"{}\"` repairs it", profile.name));
+            }
+        }
+        self
+    }
+
     /// The findings by which the image is not fit for its purpose.
     pub fn failures(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|finding| finding.is_failure())
@@ -217,13 +245,18 @@ pub fn look(subject: Subject<'_>, check: &Check) -> Result<Verdict, GuestError> 
         Check::Unit(name) => general::unit(subject, name, true),
         Check::NoUnit(name) => general::unit(subject, name, false),
     };
-    match result {
+    let verdict = match result {
         // A guest's file that cannot be what it should be says something about the image.
         Err(error @ (GuestError::TooLarge { .. } | GuestError::Type { .. })) => {
-            Ok(Verdict::Fail(error.to_string()))
+            Verdict::Fail(error.to_string())
         }
-        other => other,
-    }
+        // A link in circles, say; what a disk cannot give is no matter of the guest's.
+        Err(error) if error.errno().is_some_and(|errno| errno != Errno::IO) => {
+            Verdict::Unknown(causes::in_one_line(&error))
+        }
+        other => other?,
+    };
+    Ok(verdict.harmless())
 }
 
 /// What makes the kernel write to a console.
@@ -237,7 +270,7 @@ fn text(root: &GuestRoot, path: &str) -> Result<Option<String>, GuestError> {
     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// The paths that match, sorted, escaped.
+/// The paths that match, sorted.
 fn matching(root: &GuestRoot, pattern: &str) -> Result<Vec<String>, GuestError> {
     let mut found = Vec::new();
     root.glob("look for", pattern, &mut |place| {

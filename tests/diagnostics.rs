@@ -145,3 +145,16 @@ fn mistakes_in_several_files() {
     ]);
     insta::assert_snapshot!("mistakes_in_several_files", report);
 }
+
+// Profiles.
+whole! {
+    unknown_profile: "image \"web\" {\n    base bootstrap \"bookworm\"\n    profile \"openstak\"\n}\n";
+    unknown_extended_profile: "profile \"team\" extends=\"nothing-like-it\" {\n    firewall\n}\n";
+    duplicate_profile: "profile \"team\" {\n    firewall\n}\nprofile \"team\" {\n    growth\n}\n";
+    profile_called_like_one_of_kilns_own: "profile \"openstack\" {\n    firewall\n}\n";
+    profiles_in_circles: "profile \"a\" extends=\"b\" {\n}\nprofile \"b\" extends=\"a\" {\n}\n";
+    requirement_not_taken_over: "profile \"team\" extends=\"openstack\" {\n    without \"firewal\"\n}\n";
+    duplicate_requirement: "profile \"team\" {\n    package \"a\"\n    package \"b\"\n}\n";
+    two_default_users: "profile \"team\" {\n    default-user \"a\" \"b\"\n}\n";
+    not_in_a_remedy: "profile \"team\" {\n    firewall {\n        remedy {\n            profile \"hardened\"\n            update name=\"all\"\n        }\n    }\n}\n";
+}

@@ -22,6 +22,8 @@ mod commands;
 mod damage;
 #[path = "engine/edits.rs"]
 mod edits;
+#[path = "engine/profiles.rs"]
+mod profiles;
 #[path = "engine/properties.rs"]
 mod properties;
 #[path = "engine/secrets.rs"]

@@ -5,9 +5,8 @@ use super::{Subject, Verdict, cloud, matching, some, text};
 use crate::guest::GuestError;
 use crate::recipe::KeyWay;
 
-/// What is called what, by family: the units that start an SSH server.
-pub(super) const SSH_UNITS: [&str; 4] =
-    ["ssh.service", "sshd.service", "ssh.socket", "sshd.socket"];
+/// The units that start an SSH server.
+const SSH_UNITS: [&str; 4] = ["ssh.service", "sshd.service", "ssh.socket", "sshd.socket"];
 /// Units that filter packets. Where `ufw` is only installed, its unit does nothing.
 pub(super) const FIREWALLS: [&str; 7] = [
     "firewalld.service",

@@ -42,8 +42,8 @@ pub(super) fn host_keys(subject: Subject<'_>) -> Result<Verdict, GuestError> {
     })
 }
 
-/// What a machine, or whoever made the image, may have left. Source: section 5.4 of the list of
-/// what earlier tools got wrong, and the operations of virt-sysprep(1).
+/// What a machine, or whoever made the image, may have left. Source: the operations of
+/// virt-sysprep(1).
 const LEFTOVERS: [&str; 9] = [
     "/var/lib/systemd/random-seed",
     "/var/lib/urandom/random-seed",

@@ -17,7 +17,7 @@ pub struct DiskView {
     pub size: u64,
     /// The kind of its partition table, as `sfdisk` calls it; `None` where it has none.
     pub table: Option<String>,
-    /// Where GPT's second header should be, and whether it is there; `None` for other tables.
+    /// Whether GPT's second header is at the end of the disk; `None` for other tables.
     pub second_header: Option<bool>,
     /// Its partitions, by number; one without a number is a file system on the whole disk.
     pub partitions: Vec<PartView>,
@@ -94,8 +94,7 @@ pub(super) fn table(disk: &DiskView) -> Verdict {
         return Verdict::Fail(seen.to_owned());
     }
     let end = by_place.last().map_or(0, |last| last.start + last.size);
-    if disk.size.saturating_sub(end) > SLACK && disk.second_header.is_none() && !by_place.is_empty()
-    {
+    if disk.size.saturating_sub(end) > SLACK && !by_place.is_empty() {
         let free = (disk.size - end) >> 20;
         return Verdict::Fail(format!("{free} MiB behind the last partition belong to none"));
     }

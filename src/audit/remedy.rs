@@ -20,7 +20,9 @@ pub enum Remedy {
 /// What to do about a table that does not fit its disk.
 pub(super) const TABLE: &str = "give the base a `size` that is larger than the disk: kiln then makes the \
                                 table and the last file system fit it";
-const SEAL: &str = "nothing is to be done in a recipe: the seal of every image removes it";
+/// What to do about what every seal removes.
+pub const LEFT_TO_SEAL: &str =
+    "nothing is to be done in a recipe: the seal of every image removes it";
 const DIVIDE: &str =
     "no step divides a disk anew: make the image from `base bootstrap` or another base";
 
@@ -84,7 +86,7 @@ pub fn remedy(subject: Subject<'_>, check: &Check) -> Remedy {
             Remedy::Advice("install a kernel for guests of Xen, such as `kernel-xen`")
         }
         Check::HardwareAddresses | Check::MachineId | Check::HostKeys | Check::Leftovers => {
-            Remedy::Advice(SEAL)
+            Remedy::Advice(LEFT_TO_SEAL)
         }
         Check::Package(name) => steps(format!("install {}", quoted(name))),
         Check::NoPackage(name) => steps(format!("uninstall {}", quoted(name))),
@@ -120,11 +122,13 @@ fn run(script: &str) -> String {
 
 /// Enables units with the guest's own program.
 fn enabled(names: &[&str]) -> String {
+    let names: Vec<_> = names.iter().map(|name| shell_quoted(name)).collect();
     run(&format!("systemctl enable {}", names.join(" ")))
 }
 
 /// Disables those of some units that are there.
 fn disabled(names: &[&str]) -> String {
+    let names: Vec<_> = names.iter().map(|name| shell_quoted(name)).collect();
     let names = names.join(" ");
     run(&format!(
         "for unit in {names}; do\n    if systemctl cat \"$unit\" >/dev/null 2>&1; then systemctl \
@@ -240,10 +244,17 @@ fi";
 
 /// `GRUB_CMDLINE_LINUX`, and not its sister for entries that are not for repairs: every entry needs it.
 fn kernel_argument(argument: &str) -> String {
-    let line = format!("GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX {argument}\"");
+    // The defaults are read by a shell.
+    let mut inside = argument.to_owned();
+    for special in ['\\', '"', '$', '`'] {
+        inside = inside.replace(special, &format!("\\{special}"));
+    }
+    let line = format!("GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX {inside}\"");
     let grubby = shell_quoted(&format!("--args={argument}"));
     let script = format!(
-        "if [ -f /etc/kernel/cmdline ]; then\n    sed -i '1s|$| '{argument}'|' /etc/kernel/cmdline\nfi\n\
+        "file=/etc/kernel/cmdline\nif [ -f \"$file\" ]; then\n    \
+         arguments=\"$(cat \"$file\") \"{argument}\n    \
+         printf '%s\\n' \"$arguments\" >\"$file\"\nfi\n\
          if command -v grubby >/dev/null; then\n    grubby --update-kernel=ALL {grubby}\nfi\n{ENTRIES}",
         argument = shell_quoted(argument),
     );

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use crate::guest::inspect::Init;
-use crate::guest::root::GuestRoot;
+use crate::guest::root::{GuestRoot, literally};
 use crate::guest::{Guest, GuestError};
 
 /// Directories of units, the strongest first. Source: systemd.unit(5), "UNIT FILE LOAD PATH".
@@ -55,10 +55,6 @@ pub(super) fn enabled<'n>(
     Ok(None)
 }
 
-fn escaped(name: &str) -> String {
-    name.chars().flat_map(|c| if "*?[\\".contains(c) { vec!['\\', c] } else { vec![c] }).collect()
-}
-
 fn any(root: &GuestRoot, pattern: &str) -> Result<bool, GuestError> {
     let mut found = false;
     root.glob("look for", pattern, &mut |_| {
@@ -97,7 +93,7 @@ fn systemd(root: &GuestRoot, name: &str) -> Result<Unit, GuestError> {
     }
     for directory in UNITS {
         for kind in ["wants", "requires"] {
-            if any(root, &format!("{directory}/*.{kind}/{}", escaped(name)))? {
+            if any(root, &format!("{directory}/*.{kind}/{}", literally(name)))? {
                 return Ok(Unit::Enabled);
             }
         }
@@ -110,6 +106,6 @@ fn script(root: &GuestRoot, name: &str, links: &str) -> Result<Unit, GuestError>
     if root.lstat(format!("/etc/init.d/{name}"))?.is_none() {
         return Ok(Unit::Absent);
     }
-    let linked = any(root, &format!("{links}{}", escaped(name)))?;
+    let linked = any(root, &format!("{links}{}", literally(name)))?;
     Ok(if linked { Unit::Enabled } else { Unit::Disabled })
 }

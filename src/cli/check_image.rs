@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::document::Found;
 use super::{CliError, Place};
-use crate::audit::{AuditReport, Style};
+use crate::audit::{AuditReport, Style, quoted};
 use crate::engine::foreign;
 use crate::execute::Executor;
 use crate::execute::native::Native;
@@ -73,21 +73,18 @@ impl CheckImage {
         let executor = Native::default();
         executor.check()?;
         let directory = Scratch::make(place)?;
-        let audit = || {
-            let work = directory.path().join("disk");
-            files::make_directory(&work, 0o700)?;
-            let report = match &subject {
-                Subject::File(path) => {
-                    let layer = foreign(path, self.format, directory.path())?;
-                    executor.audit(&[layer], &requirements, None, &work)?
-                }
-                Subject::Built { chain, report } => {
-                    executor.audit(chain, &requirements, report.packages.as_deref(), &work)?
-                }
-            };
-            Ok::<_, CliError>(report)
+        let work = directory.path().join("disk");
+        files::make_directory(&work, 0o700)?;
+        let report = match &subject {
+            Subject::File(path) => {
+                let layer = foreign(path, self.format, directory.path())?;
+                executor.audit(&[layer], &requirements, None, &work)?
+            }
+            Subject::Built { chain, report } => {
+                executor.audit(chain, &requirements, report.packages.as_deref(), &work)?
+            }
         };
-        let report = audit()?;
+        let report = report.with_remedies_of(&profile);
         drop(directory);
         self.tell(&report)?;
         if let Some(path) = &self.fix {
@@ -156,32 +153,31 @@ impl CheckImage {
         Ok(())
     }
 
-    /// Writes a recipe, and never over another one.
-    fn write_fix(&self, path: &Path, report: &AuditReport, place: &Place) -> Result<(), CliError> {
+    /// The node of a recipe at a path that stands on what was looked at.
+    fn base(&self, path: &Path, place: &Place) -> Result<String, CliError> {
+        if !self.image.is_file() {
+            return Ok(format!("base image {}", quoted(&self.image.to_string_lossy())));
+        }
+        let elsewhere = || CliError::FixElsewhere { image: self.image.clone() };
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
-        let is_file = self.image.is_file();
-        let base = if is_file {
-            let (image, directory) = (self.image.canonicalize(), directory.canonicalize());
-            let image = image.context("find", &self.image)?;
-            let directory = directory.context("find", path)?;
-            let inside = image.strip_prefix(&directory).ok().and_then(Path::to_str);
-            let root = place.workspace().map(|workspace| workspace.root);
-            match (inside, root) {
-                (Some(inside), _) => format!("base file {}", quoted(inside)),
-                // From the recipe's own directory upward, as far as the workspace goes.
-                (None, Ok(root)) if image.starts_with(&root) && directory.starts_with(&root) => {
-                    let up =
-                        directory.strip_prefix(&root).map_or(0, |rest| rest.components().count());
-                    let rest = image.strip_prefix(&root).unwrap_or(&image);
-                    let relative = format!("{}{}", "../".repeat(up), rest.display());
-                    format!("base file {}", quoted(&relative))
-                }
-                _ => return Err(CliError::FixElsewhere { image: self.image.clone() }),
-            }
+        let image = self.image.canonicalize().context("find", &self.image)?;
+        let directory = directory.canonicalize().context("find", path)?;
+        let relative = if let Ok(inside) = image.strip_prefix(&directory) {
+            inside.to_owned()
         } else {
-            format!("base image {}", quoted(&self.image.to_string_lossy()))
+            // From the recipe's own directory upward, as far as the workspace goes.
+            let root = place.workspace().map_err(|_| elsewhere())?.root;
+            let down = directory.strip_prefix(&root).map_err(|_| elsewhere())?;
+            let rest = image.strip_prefix(&root).map_err(|_| elsewhere())?;
+            down.components().map(|_| "..").collect::<PathBuf>().join(rest)
         };
+        Ok(format!("base file {}", quoted(relative.to_str().ok_or_else(elsewhere)?)))
+    }
+
+    /// Writes a recipe, and never over another one.
+    fn write_fix(&self, path: &Path, report: &AuditReport, place: &Place) -> Result<(), CliError> {
+        let base = self.base(path, place)?;
         let text = report.recipe(&fixed_name(&self.image), &base, &self.profile);
         let mut file = std::fs::OpenOptions::new()
             .write(true)
@@ -192,10 +188,6 @@ impl CheckImage {
         eprintln!("wrote `{}`: `kiln build {}`", path.display(), fixed_name(&self.image));
         Ok(())
     }
-}
-
-fn quoted(text: &str) -> String {
-    crate::audit::quoted(text)
 }
 
 /// The name of the repaired image.

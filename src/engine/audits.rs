@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
+use super::Event;
 use super::lane::{Lane, Stop, host};
-use crate::audit::AuditReport;
+use crate::audit::{AuditReport, LEFT_TO_SEAL};
 use crate::digest::{Digest, ObjectId};
 use crate::disk::{capture, import, layer};
 use crate::execute::{Fault, FaultKind};
@@ -15,9 +16,11 @@ use crate::seal::SealReport;
 use crate::store::{Data, LayerFiles};
 
 impl Lane<'_, '_> {
-    /// Holds a sealed disk against its requirements; one of severity `error` that fails is a fault.
+    /// Holds a sealed disk against its requirements; one of severity `error` that fails is a fault,
+    /// and the others are told.
     pub(super) fn audit(
         &self,
+        image: usize,
         chain: &[LayerFiles],
         requirements: &[Requirement],
         report: &SealReport,
@@ -32,6 +35,11 @@ impl Lane<'_, '_> {
             .map(|finding| format!("\n  {}: {}", finding.name, finding.verdict.seen()))
             .collect();
         if failures.is_empty() {
+            for finding in audit.findings.iter().filter(|found| found.result() == "warning") {
+                let (name, seen) = (&finding.name, finding.verdict.seen());
+                let image = self.engine.image(image);
+                self.tell(Event::Warning { text: format!("{image}: {name}: {seen}") });
+            }
             return Ok(audit);
         }
         let count = failures.len();
@@ -40,7 +48,9 @@ impl Lane<'_, '_> {
             failures.concat()
         );
         let fault = Fault::new(FaultKind::Step, "kiln::engine::requirements", message);
-        let advice = audit.failures().find_map(|finding| finding.advice.clone());
+        // The seal is what just happened.
+        let mut advice = audit.failures().filter_map(|finding| finding.advice.clone());
+        let advice = advice.find(|advice| advice != LEFT_TO_SEAL);
         Err(fault
             .with_help(advice.unwrap_or_else(|| {
                 "repair it in a step behind `profile`, or write a profile of your own that has the \
@@ -61,7 +71,7 @@ pub fn foreign(
     directory: &Path,
 ) -> Result<LayerFiles, Fault> {
     let raw = import::raw_disk(image, format, directory);
-    let raw = raw.map_err(|error| Fault::of(FaultKind::Step, &error))?;
+    let raw = raw.map_err(|error| Fault::of(FaultKind::Host, &error))?;
     let of_host = |error: &files::FileError| Fault::of(FaultKind::Host, error);
     let disk = File::open(&raw.path).context("open", &raw.path).map_err(|error| of_host(&error))?;
     let path = directory.join("layer");

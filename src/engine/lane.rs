@@ -558,7 +558,8 @@ impl<'s> Lane<'_, 's> {
         let mut sealed = self.open_sealed(&held.chain, directory)?;
         let mut report = sealed.verify(report)?;
         if !seal.requirements.is_empty() {
-            let audit = self.audit(&held.chain, &seal.requirements, &report, directory)?;
+            let audit =
+                self.audit(node.image, &held.chain, &seal.requirements, &report, directory)?;
             report.audit = Some(audit);
         }
         let bytes = serde_json::to_vec(&report).expect("a report is plain data");

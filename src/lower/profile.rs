@@ -56,6 +56,14 @@ pub(super) fn lower(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<Written
 
 fn requirement(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<Remedied<LocalFile>> {
     let remedy = remedy(cx, fields);
+    // Who is named second would be forgotten.
+    if let Some([_, _, ..]) = fields.many::<String>("user").as_deref() {
+        let message = "`default-user` takes one argument at most";
+        cx.push(
+            Mistake::at(fields.span, "kiln::lower::extra_argument", message, "more are written")
+                .help("name one user"),
+        );
+    }
     let check = check(fields)?;
     let severity = match fields.property::<&'static str>("severity") {
         Some(word) => Severity::ALL.into_iter().find(|severity| severity.keyword() == word)?,
@@ -204,7 +212,7 @@ pub fn resolve(written: Vec<WrittenProfile>, known: Profiles) -> (Profiles, Vec<
             let code = "kiln::lower::profile_in_circles";
             mistakes.push(Mistake::at(extends.span, code, message, "in a circle").help(help));
         } else {
-            mistakes.push(unknown(extends, profiles.keys()));
+            mistakes.push(unknown(name, extends.span, profiles.keys()));
         }
         let bare = WrittenProfile { extends: None, without: Vec::new(), ..profile };
         let settled = settle(bare, &profiles, &mut mistakes);
@@ -253,19 +261,16 @@ fn settle(
     Profile { name: profile.name.value.into(), requirements }
 }
 
-fn unknown<'a>(
-    name: &Spanned<ProfileName>,
-    known: impl Iterator<Item = &'a String> + Clone,
-) -> Mistake {
-    let message = format!("there is no profile `{}`", name.value);
-    let near = nearest(name.value.as_str(), known.clone().map(String::as_str));
+fn unknown<'a>(name: &str, span: Span, known: impl Iterator<Item = &'a String> + Clone) -> Mistake {
+    let message = format!("there is no profile `{name}`");
+    let near = nearest(name, known.clone().map(String::as_str));
     let help = if let Some(near) = near {
         format!("did you mean `{near}`?")
     } else {
         let all: Vec<_> = known.map(|name| format!("`{name}`")).collect();
         format!("there are {}", all.join(", "))
     };
-    Mistake::at(name.span, "kiln::lower::unknown_profile", message, "not known").help(help)
+    Mistake::at(span, "kiln::lower::unknown_profile", message, "not known").help(help)
 }
 
 /// The steps of a text that kiln itself wrote, which name no file of a workspace.
@@ -299,8 +304,8 @@ pub fn fill_in(images: &mut [Image], profiles: &Profiles) -> Vec<Mistake> {
         let StepKind::Profile(profile) = &mut step.kind else { continue };
         if let Some(known) = profiles.get(&profile.name) {
             profile.requirements.clone_from(&known.requirements);
-        } else if let Ok(value) = profile.name.parse() {
-            mistakes.push(unknown(&Spanned { value, span: step.span }, profiles.keys()));
+        } else {
+            mistakes.push(unknown(&profile.name, step.span, profiles.keys()));
         }
     }
     mistakes

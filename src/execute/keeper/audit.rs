@@ -7,7 +7,7 @@ use std::path::Path;
 use super::steps::{Given, Log};
 use super::{Keeper, confused, guest_fault, host, mount_fault};
 use crate::audit::{self, AuditReport, DiskView, PartView, Remedy, Subject, Verdict};
-use crate::disk::mounts::{MountError, Mounted, Place};
+use crate::disk::mounts::{self, MountError, Mounted, Place};
 use crate::disk::partitions::{self, PartitionError};
 use crate::disk::places;
 use crate::execute::{Fault, FaultKind, Outcome};
@@ -32,14 +32,19 @@ impl Keeper {
         let unreadable = |table: Option<String>, why: String| {
             Ok(audit::of_unreadable(requirements, table.as_deref(), &why))
         };
-        if let Err(error) = self.look_again() {
-            return match &error {
-                MountError::Partition(PartitionError::Table { what, .. }) => unreadable(
-                    Some((*what).to_owned()),
-                    "its partition table makes no sense".into(),
-                ),
-                _ => Err(mount_fault(&error)),
-            };
+        let size = self.size()?;
+        let device = self.device.as_mut().ok_or_else(confused)?;
+        match mounts::file_systems(device, size) {
+            Ok(systems) => self.systems = systems,
+            Err(error) => {
+                return match &error {
+                    MountError::Partition(PartitionError::Table { what, .. }) => unreadable(
+                        Some((*what).to_owned()),
+                        "its partition table makes no sense".into(),
+                    ),
+                    _ => Err(mount_fault(&error)),
+                };
+            }
         }
         let root = self.directory.join("root");
         files::make_directory(&root, 0o755).map_err(|error| host(&error))?;
@@ -57,13 +62,6 @@ impl Keeper {
         let report = self.audited(&root, &places, requirements, packages);
         mounted.unmount().map_err(|error| mount_fault(&error))?;
         report
-    }
-
-    fn look_again(&mut self) -> Result<(), MountError> {
-        let size = std::fs::metadata(&self.disk).context("look at", &self.disk)?.len();
-        let Some(device) = self.device.as_mut() else { return Ok(()) };
-        self.systems = crate::disk::mounts::file_systems(device, size)?;
-        Ok(())
     }
 
     fn audited(
@@ -134,9 +132,17 @@ impl Keeper {
         log: &mut Log,
         engine: &mut Link,
     ) -> Result<Outcome, Fault> {
+        let places: Vec<Place> = {
+            self.mounted()?;
+            self.mounted.as_ref().ok_or_else(confused)?.places().cloned().collect()
+        };
+        // No step divides the disk anew.
+        let disk = self.disk_view(&places)?;
         let mut outcome = Outcome::default();
         for Remedied { requirement, remedy } in &profile.requirements {
-            let Some(steps) = self.lacking(requirement, remedy, log, engine)? else { continue };
+            let Some(steps) = self.lacking(requirement, remedy, &disk, log, engine)? else {
+                continue;
+            };
             for step in &steps {
                 let (network, timeout) = (given.network, given.timeout);
                 let given = Given { network, timeout, ..Given::default() };
@@ -161,14 +167,10 @@ impl Keeper {
         &mut self,
         requirement: &Requirement,
         own: &[StepKind<Snapshot>],
+        disk: &DiskView,
         log: &mut Log,
         engine: &mut Link,
     ) -> Result<Option<Vec<StepKind<Snapshot>>>, Fault> {
-        let places: Vec<Place> = {
-            self.mounted()?;
-            let mounted = self.mounted.as_ref().ok_or_else(confused)?;
-            mounted.places().cloned().collect()
-        };
         let path = self.mounted()?.root().to_owned();
         let root = GuestRoot::open(&path).map_err(|error| guest_fault(&error))?;
         let guest = Guest::inspect(&root).map_err(|error| guest_fault(&error))?;
@@ -176,9 +178,7 @@ impl Keeper {
             Check::Package(_) | Check::NoPackage(_) => Some(self.packages_of_rpm(log, engine)?),
             _ => None,
         };
-        let disk = self.disk_view(&places)?;
-        let subject =
-            Subject { root: &root, guest: &guest, packages: packages.as_deref(), disk: &disk };
+        let subject = Subject { root: &root, guest: &guest, packages: packages.as_deref(), disk };
         let verdict = audit::look(subject, &requirement.check);
         let Verdict::Fail(seen) = verdict.map_err(|error| guest_fault(&error))? else {
             return Ok(None);

@@ -13,6 +13,12 @@ use super::place::Place;
 use super::{GuestRoot, absent, names};
 use crate::guest::error::GuestError;
 
+/// A name as a pattern that matches it alone.
+#[must_use]
+pub fn literally(name: &str) -> String {
+    name.chars().flat_map(|c| if "*?[\\".contains(c) { vec!['\\', c] } else { vec![c] }).collect()
+}
+
 impl GuestRoot {
     /// Calls `visit` with every path that matches `pattern`, sorted by name, directory by directory.
     ///

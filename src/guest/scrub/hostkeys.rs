@@ -10,7 +10,7 @@ use std::path::Path;
 use super::SCRUB;
 use crate::guest::error::{GuestError, shown};
 use crate::guest::inspect::{Guest, Init};
-use crate::guest::root::GuestRoot;
+use crate::guest::root::{GuestRoot, literally};
 
 /// How much of a unit or script is looked into, in bytes.
 const LIMIT: u64 = 1 << 20;
@@ -118,7 +118,7 @@ fn systemd(root: &GuestRoot) -> Result<Option<String>, GuestError> {
         }
         let mut found = None;
         for directory in UNITS {
-            root.glob(SCRUB, &format!("{directory}/{}.d/*.conf", escape(name)), &mut |place| {
+            root.glob(SCRUB, &format!("{directory}/{}.d/*.conf", literally(name)), &mut |place| {
                 if found.is_none() && makes_keys(&text(root, place.path())?) {
                     found = Some(shown(place.path()));
                 }
@@ -130,10 +130,6 @@ fn systemd(root: &GuestRoot) -> Result<Option<String>, GuestError> {
         }
     }
     Ok(None)
-}
-
-fn escape(name: &str) -> String {
-    name.chars().flat_map(|c| if "*?[\\".contains(c) { vec!['\\', c] } else { vec![c] }).collect()
 }
 
 /// The text of a unit; `None` where there is none, or it is masked.

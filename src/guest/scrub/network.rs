@@ -21,20 +21,44 @@ const NETWORKD: [&str; 3] = [
 ];
 const NETPLAN: [&str; 2] = ["/etc/netplan/*.yaml", "/etc/netplan/*.yml"];
 
-/// The configuration files that tie a network to a hardware address, sorted as they are looked for.
+/// Files that may tie a network to a hardware address.
+struct Tie {
+    /// Where they are.
+    patterns: &'static [&'static str],
+    /// Such a file without addresses; `None` where that would change what else it means.
+    untie: fn(&[u8]) -> Option<Vec<u8>>,
+    /// Why a file at a path is left as it is.
+    kept: fn(&str) -> String,
+}
+
+const TIES: [Tie; 4] = [
+    Tie {
+        patterns: &[IFCFG, IFCFG_OF_SUSE],
+        untie: |text| Some(without_lines(text, |line| is_assignment(line, b"HWADDR"))),
+        kept: |_| String::new(),
+    },
+    Tie {
+        patterns: &KEYFILES,
+        untie: |text| Some(without_address_of_keyfile(text)),
+        kept: |_| String::new(),
+    },
+    Tie {
+        patterns: &NETWORKD,
+        untie: without_match_on_address,
+        kept: |path| format!("{path} applies to nothing but a hardware address"),
+    },
+    Tie {
+        patterns: &NETPLAN,
+        untie: without_netplan_address,
+        kept: |path| format!("a `macaddress` of {path} stands alone in its `match`"),
+    },
+];
+
+/// The configuration files that tie a network to a hardware address, in the order of their kinds.
 pub(super) fn tied(root: &GuestRoot) -> Result<Vec<String>, GuestError> {
-    type Untie = fn(&[u8]) -> Option<Vec<u8>>;
-    let kinds: [(&[&str], Untie); 4] = [
-        (&[IFCFG, IFCFG_OF_SUSE], |text| {
-            Some(without_lines(text, |line| is_assignment(line, b"HWADDR")))
-        }),
-        (&KEYFILES, |text| Some(without_address_of_keyfile(text))),
-        (&NETWORKD, without_match_on_address),
-        (&NETPLAN, without_netplan_address),
-    ];
     let mut found = Vec::new();
-    for (patterns, untie) in kinds {
-        for pattern in patterns {
+    for Tie { patterns, untie, kept: _ } in &TIES {
+        for pattern in *patterns {
             root.glob(SCRUB, pattern, &mut |place| {
                 if root.is_file(place.path()) {
                     let text = root.read(place.path(), LIMIT)?;
@@ -84,26 +108,15 @@ impl Work<'_> {
     }
 
     pub(super) fn hardware_addresses(&mut self) -> Result<(), GuestError> {
-        self.edit_all(&[IFCFG, IFCFG_OF_SUSE], |_, _, before| {
-            without_lines(before, |line| is_assignment(line, b"HWADDR"))
-        })?;
-        self.edit_all(&KEYFILES, |_, _, before| without_address_of_keyfile(before))?;
-        self.edit_all(&NETWORKD, |work, place, before| {
-            without_match_on_address(before).unwrap_or_else(|| {
-                work.keep(&format!(
-                    "{} applies to nothing but a hardware address",
-                    shown(place.path())
-                ));
-                before.to_vec()
-            })
-        })?;
-        self.edit_all(&NETPLAN, |work, place, before| {
-            without_netplan_address(before).unwrap_or_else(|| {
-                let path = shown(place.path());
-                work.keep(&format!("a `macaddress` of {path} stands alone in its `match`"));
-                before.to_vec()
-            })
-        })
+        for Tie { patterns, untie, kept } in &TIES {
+            self.edit_all(patterns, |work, place, before| {
+                untie(before).unwrap_or_else(|| {
+                    work.keep(&kept(&shown(place.path())));
+                    before.to_vec()
+                })
+            })?;
+        }
+        Ok(())
     }
 }
 
