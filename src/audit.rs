@@ -69,7 +69,8 @@ impl Verdict {
     }
 
     /// The same with nothing in it that could drive a terminal: names come from the guest.
-    fn harmless(mut self) -> Self {
+    #[must_use]
+    pub fn harmless(mut self) -> Self {
         let (Self::Pass(seen) | Self::Fail(seen) | Self::Unknown(seen) | Self::NotApplicable(seen)) =
             &mut self;
         *seen = escaped(seen);

@@ -1,6 +1,7 @@
 //! The command line: what each word does, and how errors and exit codes come out.
 
 mod bases;
+mod boot;
 mod build;
 mod bundle;
 mod cache;
@@ -14,6 +15,7 @@ mod lock;
 mod log;
 mod plan;
 mod remotes;
+mod test;
 mod why;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,6 +76,10 @@ enum Command {
     Check(check::Check),
     /// Hold a disk image against a profile, without changing it.
     CheckImage(check_image::CheckImage),
+    /// Boot images, and hold what they show against what a cloud expects.
+    Test(test::Test),
+    /// Boot an image, and connect this terminal with its console.
+    Boot(boot::Boot),
     /// Look up what the names of bases mean, and note it in the lock file.
     Lock(lock::LockCommand),
     /// List what a recipe can name as a base.
@@ -224,6 +230,18 @@ enum CliError {
         help("`--fix RECIPE` writes a recipe that repairs what steps can repair")
     )]
     Unfit { count: usize, profile: String },
+    #[error("{count} of {of} images did not pass the boot test")]
+    #[diagnostic(
+        code(kiln::cli::test_failed),
+        help("what the consoles showed is in {}", logs.join(", "))
+    )]
+    TestFailed { count: usize, of: usize, logs: Vec<String> },
+    #[error("this host lacks {list} to boot machines")]
+    #[diagnostic(
+        code(kiln::cli::cannot_boot),
+        help("`kiln doctor --boot --fix` installs what is missing")
+    )]
+    CannotBoot { list: String },
     #[error("there is no profile `{name}`")]
     #[diagnostic(code(kiln::cli::unknown_profile))]
     UnknownProfile {
@@ -287,7 +305,9 @@ impl CliError {
             Self::Store(StoreError::Pin(PinError::Unknown { .. } | PinError::NoState { .. })) => {
                 Exit::Recipe
             }
-            Self::ImportBundle(ImportError::Nothing { .. }) | Self::Unfit { .. } => Exit::Step,
+            Self::ImportBundle(ImportError::Nothing { .. })
+            | Self::Unfit { .. }
+            | Self::TestFailed { .. } => Exit::Step,
             Self::Export(
                 ExportError::Exists { .. }
                 | ExportError::NotBuilt { .. }
@@ -306,6 +326,7 @@ impl CliError {
             | Self::Import { .. }
             | Self::NotReady
             | Self::NoInstaller
+            | Self::CannotBoot { .. }
             | Self::Install { .. }
             | Self::Resolve(ResolveError::File(_) | ResolveError::NoVerifier) => Exit::Host,
             Self::NothingNamed { .. }
@@ -345,6 +366,8 @@ pub fn main() -> ExitCode {
         Command::Why(command) => command.run(&place),
         Command::Check(command) => command.run(&place),
         Command::CheckImage(command) => command.run(&place),
+        Command::Test(command) => command.run(&place),
+        Command::Boot(command) => command.run(&place),
         Command::Lock(command) => command.run(&place),
         Command::Bases(command) => command.run(&place),
         Command::Log(command) => command.run(&place),

@@ -9,6 +9,7 @@
 mod adopt;
 mod audits;
 mod bases;
+mod boots;
 pub mod bundle;
 mod failure;
 mod flight;
@@ -41,6 +42,7 @@ use crate::store::{Store, StoreError, work::Work};
 use crate::workspace::Workspace;
 
 pub use audits::foreign;
+pub use boots::{Tested, disk_size, free_ports};
 pub use failure::{BuildError, StepFailure};
 use lane::{Lane, Start};
 use sharing::{Shared, Sharing};

@@ -10,17 +10,19 @@ pub mod container;
 pub mod keeper;
 pub mod launcher;
 pub mod layout;
+pub mod machine;
 pub mod native;
 pub mod recover;
 pub mod registered;
 mod self_test;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::audit::AuditReport;
+use crate::boot::Labels;
 use crate::digest::Digest;
 use crate::disk::overlay::Changed;
 use crate::guest::Snapshot;
@@ -33,6 +35,7 @@ use crate::recipe::{
 use crate::seal::SealReport;
 use crate::secret::SecretValue;
 use crate::store::LayerFiles;
+use machine::{Machine, Running};
 
 /// What an executor's disk starts as.
 #[derive(Debug, Clone)]
@@ -232,6 +235,18 @@ pub trait Executor: Sync {
         work: &Path,
     ) -> Result<AuditReport, Fault>;
 
+    /// Starts a machine on a state; what it writes goes with it. Its files go into `work`, an empty
+    /// directory.
+    ///
+    /// # Errors
+    /// As [`Executor::open`]; where the host cannot start it.
+    fn boot(
+        &self,
+        start: &Start,
+        machine: &Machine,
+        work: &Path,
+    ) -> Result<Box<dyn Running>, Fault>;
+
     /// Calls off everything that is open: what waits for it ends with a fault.
     fn interrupt(&self);
 
@@ -352,13 +367,41 @@ impl miette::Diagnostic for Fault {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Request {
-    Open { serve: crate::disk::door::Serve, name: String, directory: PathBuf },
-    Perform { task: Box<Task>, log: PathBuf },
-    Snapshot { digest: bool },
-    Seal { scrub: Scrub, seed: Digest, log: PathBuf },
-    Verify { report: Box<SealReport> },
-    Convert { format: OutputFormat, target: PathBuf },
-    Audit { requirements: Vec<Requirement>, packages: Option<Vec<Package>> },
+    Open {
+        serve: crate::disk::door::Serve,
+        name: String,
+        directory: PathBuf,
+    },
+    Perform {
+        task: Box<Task>,
+        log: PathBuf,
+    },
+    Snapshot {
+        digest: bool,
+    },
+    Seal {
+        scrub: Scrub,
+        seed: Digest,
+        log: PathBuf,
+    },
+    Verify {
+        report: Box<SealReport>,
+    },
+    Convert {
+        format: OutputFormat,
+        target: PathBuf,
+    },
+    Audit {
+        requirements: Vec<Requirement>,
+        packages: Option<Vec<Package>>,
+    },
+    /// With a descriptor behind it: the machine's console.
+    Boot {
+        machine: Box<Machine>,
+    },
+    Labels {
+        since: SystemTime,
+    },
     SelfTest,
     Close,
 }
@@ -374,6 +417,7 @@ enum Message {
     Sealed(Box<SealReport>),
     Verified(Box<SealReport>),
     Audited(Box<AuditReport>),
+    Labelled(Labels),
     Tested(String),
     Failed(Box<Fault>),
 }

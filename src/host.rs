@@ -16,6 +16,8 @@ pub enum Purpose {
     Disk,
     /// Looking up templates in signed indexes.
     Templates,
+    /// Booting what was built.
+    Boot,
     /// Kiln's own tests.
     Test,
 }
@@ -85,11 +87,13 @@ pub const TOOLS: &[Tool] = &[
     tool(&["mtype"], Purpose::Test, "mtools", "mtools", "mtools"),
     tool(
         &["qemu-system-x86_64"],
-        Purpose::Test,
+        Purpose::Boot,
         "qemu-system-x86",
         "qemu-system-x86-core",
         "qemu-x86",
     ),
+    tool(&["ssh"], Purpose::Boot, "openssh-client", "openssh-clients", "openssh-clients"),
+    tool(&["ssh-keygen"], Purpose::Boot, "openssh-client", "openssh", "openssh-common"),
     tool(
         &["/usr/share/OVMF/OVMF_CODE_4M.fd"],
         Purpose::Test,

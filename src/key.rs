@@ -32,11 +32,11 @@ use crate::digest::{ActionKey, Digest, Hasher};
 use crate::inputs::Input;
 use crate::name::GuestPath;
 use crate::recipe::{
-    Account, Aids, AppendLine, Attached, Attributes, Bootstrap, Check, Checksum, Chmod, Chown,
-    CopyIn, Delete, Edit, Fetched, FileBase, Firmware, Firstboot, KeyWay, Layout, Link, Mkdir,
-    Move, Packages, Partition, PartitionUse, Password, PasswordSecret, Paths, Profile, Remedied,
-    Requirement, Run, RunCommand, Scratch, Scrub, SecretUse, SshInject, SshKey, StepKind,
-    TableKind, Write,
+    Account, Aids, AppendLine, Attached, Attributes, BootTest, Bootstrap, Check, Checksum, Chmod,
+    Chown, CopyIn, Delete, Edit, Expectation, Fetched, FileBase, Firmware, Firstboot, KeyWay,
+    Layout, Link, Mkdir, Move, Packages, Partition, PartitionUse, Password, PasswordSecret, Paths,
+    Profile, Remedied, Requirement, Run, RunCommand, Scratch, Scrub, SecretUse, SshInject, SshKey,
+    StepKind, TableKind, Write,
 };
 
 /// Version of the whole scheme, the rule of linearization included.
@@ -47,6 +47,8 @@ const BOOTSTRAP_EPOCH: u64 = 1;
 const SCRATCH_EPOCH: u64 = 1;
 /// Raised with every change of what a requirement means, or of what kiln does to meet it.
 const PROFILE_EPOCH: u64 = 1;
+/// Raised with every change of what a boot must show, or of how a machine is made.
+const BOOT_TEST_EPOCH: u64 = 1;
 /// The word of an action that makes a base larger.
 const GROW: &str = "grow";
 /// Epoch of the native executor: raised when what a guest's program can see of it changes.
@@ -84,6 +86,8 @@ pub enum Operation {
     Grow(u64),
     /// Changes a disk.
     Step(StepKind<Input>),
+    /// Boots a sealed disk and looks at what it shows; it changes nothing.
+    Test(BootTest),
     /// Ends a disk; what is scrubbed is what the image and all that it stands on want scrubbed.
     Seal(Seal),
 }
@@ -294,6 +298,7 @@ impl Action {
                 m.number("size", *size);
             }
             Operation::Step(kind) => step(m, kind),
+            Operation::Test(test) => boot_test(m, test),
             Operation::Seal(Seal { scrub: Scrub { items, keep_users }, requirements }) => {
                 m.text("operation", "seal");
                 m.number("operation.epoch", 1);
@@ -385,6 +390,26 @@ fn given(m: &mut Manifest, aids: &Aids<Input, SecretUse>) {
     if *subscription {
         m.flag("subscription", true);
     }
+}
+
+fn boot_test(m: &mut Manifest, test: &BootTest) {
+    let BootTest { memory, firmware, metadata, user, expectations, without, timeout: _ } = test;
+    m.text("operation", "test");
+    m.number("operation.epoch", BOOT_TEST_EPOCH);
+    m.number("memory", *memory);
+    m.optional("firmware", firmware.map(|firmware| firmware.keyword().to_owned()));
+    m.list("metadata", metadata.iter().map(|source| source.keyword()));
+    m.optional("user", user.clone());
+    for (at, expectation) in expectations.iter().enumerate() {
+        match expectation {
+            Expectation::Console(text) => m.text(&format!("expect[{at}]"), text),
+            Expectation::Command { command, output } => {
+                m.text(&format!("expect[{at}].command"), command);
+                m.optional(&format!("expect[{at}].output"), output.clone());
+            }
+        }
+    }
+    m.list("without", without.iter().map(|check| check.keyword()));
 }
 
 fn registered(m: &mut Manifest, registration: &Registration) {

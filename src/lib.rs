@@ -59,6 +59,7 @@ pub mod store;
 // Doing.
 pub mod attest;
 pub mod audit;
+pub mod boot;
 pub mod execute;
 pub mod guest;
 pub mod seal;

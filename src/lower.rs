@@ -3,6 +3,7 @@
 //! Knows one file at a time. Names of steps and images are left for `graph` to resolve.
 
 mod base;
+mod boot;
 mod fields;
 mod kind;
 mod profile;
@@ -26,7 +27,7 @@ pub use self::trusted::{trust_line, with_key, with_revoked};
 use crate::mistake::Mistake;
 use crate::name::ImageName;
 use crate::recipe::{
-    Account, Image, LocalFile, Output, OutputFormat, Scrub, ScrubItem, Step, Subscription,
+    Account, BootTest, Image, LocalFile, Output, OutputFormat, Scrub, ScrubItem, Step, Subscription,
 };
 use crate::source::{FileId, Sources, Span, Spanned};
 
@@ -221,7 +222,7 @@ fn image(
     };
     let (mut base, mut steps, mut scrub) = (None, Vec::new(), Scrub::default());
     let (mut outputs, mut seen) = (Vec::new(), Vec::new());
-    let (mut size, mut session) = (None, None);
+    let (mut size, mut session, mut test) = (None, None, BootTest::default());
     for (node, word) in nodes {
         let inner = Fields::read(cx, node, word);
         match word.keyword {
@@ -238,6 +239,10 @@ fn image(
             "subscription" => {
                 only_once(cx, &mut seen, &inner);
                 session = subscription(cx, &inner).or(session);
+            }
+            "test" => {
+                only_once(cx, &mut seen, &inner);
+                test = boot::lower(cx, &inner);
             }
             "output" => outputs.extend(output(cx, &inner)),
             table::COMMANDS => steps.extend(commands(cx, &inner, sources, included)),
@@ -271,6 +276,7 @@ fn image(
         subscription: session,
         steps,
         scrub,
+        test,
         outputs,
     })
 }

@@ -5,6 +5,7 @@
 
 mod aids;
 mod base;
+mod boot;
 mod cache;
 mod profile;
 mod scrub;
@@ -23,6 +24,7 @@ pub use base::{
     Base, Bootstrap, Checksum, DiskFormat, Fetch, Fetched, FileBase, Firmware, Layout, Origin,
     Partition, PartitionUse, Scratch, SystemKind, TableKind,
 };
+pub use boot::{BootCheck, BootFirmware, BootTest, Expectation, MetadataSource};
 pub use cache::{RemoteSource, Retention, Sharing, TrustedKey};
 pub use profile::{Check, KeyWay, Profile, Remedied, Requirement, Severity};
 pub use scrub::{Scrub, ScrubItem};
@@ -42,6 +44,8 @@ pub struct Image {
     pub steps: Vec<Step>,
     /// What its seal scrubs.
     pub scrub: Scrub,
+    /// How it is tested by booting it.
+    pub test: BootTest,
     /// The files made from its sealed state.
     pub outputs: Vec<Output>,
 }

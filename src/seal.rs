@@ -329,6 +329,29 @@ pub fn verify(
     Ok(())
 }
 
+/// The policy of a guest; `None` where none applies.
+///
+/// # Errors
+/// Where it is broken.
+pub fn policy(mounted: &Path) -> Result<Option<Box<Policy>>, SealError> {
+    let directory = File::open(mounted).context("open", mounted)?;
+    match Policy::find(directory.as_fd())? {
+        Found::NotApplicable(_) => Ok(None),
+        Found::Policy(policy) => Ok(Some(policy)),
+    }
+}
+
+/// Which labels are not those of the policy, on file systems mounted alone and read-only.
+///
+/// # Errors
+/// Where one cannot be read or decided.
+pub fn mismatches(
+    policy: &Policy,
+    systems: Vec<(Place, OwnedFd)>,
+) -> Result<VerifyReport, SealError> {
+    Ok(selinux::verify(policy, &labelled(systems), &RelabelOptions::default())?)
+}
+
 fn describe(mismatch: &Mismatch) -> String {
     let found = mismatch.found.as_deref().map_or_else(|| "no label".to_owned(), shown);
     format!("\n  {} has {found}, not {}", shown(&mismatch.path), shown(&mismatch.expected))

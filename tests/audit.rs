@@ -155,7 +155,11 @@ fn failed(report: &AuditReport) -> Vec<&str> {
 fn a_good_guest_meets_openstack() {
     let report = Tree::new().audit(&disk(), "openstack");
     assert_eq!(failed(&report), [""; 0], "{report:#?}");
-    insta::assert_snapshot!(report.text("good.qcow2", "openstack", kiln::audit::Style::default()));
+    insta::assert_snapshot!(report.text(
+        "good.qcow2",
+        "profile openstack",
+        kiln::audit::Style::default()
+    ));
 }
 
 #[test]
@@ -395,5 +399,7 @@ fn a_hostile_guest_is_looked_at_all_the_same() {
     terminal.write("etc/ssh/ssh_host_\u{1b}[31m_key", "k\n");
     let report = looked(&terminal);
     assert_eq!(failed(&report), ["host-keys", "password-login"]);
-    assert!(!report.text("x", "hardened", kiln::audit::Style::default()).contains('\u{1b}'));
+    assert!(
+        !report.text("x", "profile hardened", kiln::audit::Style::default()).contains('\u{1b}')
+    );
 }

@@ -19,6 +19,8 @@ const COMMANDS: &[&str] = &[
     "why",
     "check",
     "check-image",
+    "test",
+    "boot",
     "lock",
     "bases",
     "log",

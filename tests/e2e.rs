@@ -11,6 +11,8 @@ mod server;
 
 #[path = "e2e/boot.rs"]
 mod boot;
+#[path = "e2e/boots.rs"]
+mod boots;
 #[path = "e2e/disks.rs"]
 mod disks;
 #[path = "e2e/import.rs"]

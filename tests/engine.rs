@@ -12,6 +12,8 @@ mod space;
 
 #[path = "engine/attest.rs"]
 mod attest;
+#[path = "engine/boots.rs"]
+mod boots;
 #[path = "engine/builds.rs"]
 mod builds;
 #[path = "engine/collect.rs"]

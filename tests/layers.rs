@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["engine"],
     &["plan", "schedule", "output", "progress"],
     &["execute", "seal"],
-    &["attest", "audit"],
+    &["attest", "audit", "boot"],
     &["guest"],
     &["resolve"],
     &["disk", "store", "fetch", "remote", "pack"],
@@ -37,6 +37,7 @@ const HOMES: &[(&str, &[&str])] = &[
     (
         "base64",
         &[
+            "boot/instance",
             "lower/settings",
             "lower/shape",
             "remote/registry/access",

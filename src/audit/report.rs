@@ -32,9 +32,9 @@ impl AuditReport {
         self.findings.iter().filter(|finding| finding.result() == result).count()
     }
 
-    /// The report for people. `what` is what was looked at.
+    /// The report for people. `what` is what was looked at, and `against` what it was held against.
     #[must_use]
-    pub fn text(&self, what: &str, profile: &str, style: Style) -> String {
+    pub fn text(&self, what: &str, against: &str, style: Style) -> String {
         let paint = |code: &str, text: &str| {
             if style.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
         };
@@ -42,7 +42,7 @@ impl AuditReport {
         if !self.system.is_empty() {
             let _ = write!(text, "{}, ", self.system);
         }
-        let _ = writeln!(text, "profile {profile}");
+        let _ = writeln!(text, "{against}");
         let width = self.findings.iter().map(|finding| finding.name.len()).max().unwrap_or(0);
         for finding in &self.findings {
             let result = finding.result();

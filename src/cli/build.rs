@@ -12,6 +12,7 @@ use crate::engine::{Engine, LEASE, Options, outputs};
 use crate::execute::native::Native;
 use crate::host::{self, Purpose};
 use crate::key::Operation;
+use crate::plan::Actions;
 use crate::progress::{Fancy, Json, Plain, Progress};
 use crate::recipe::{Layout, ScrubItem};
 use crate::remote::team::Team;
@@ -60,6 +61,17 @@ enum How {
 
 impl Build {
     pub(super) fn run(self, place: &Place) -> Result<(), CliError> {
+        self.then(place, false, |_| Ok(()))
+    }
+
+    /// Builds, and does something with what was built; `shares` says whether that needs the remotes
+    /// where there is nothing to build.
+    pub(super) fn then(
+        self,
+        place: &Place,
+        shares: bool,
+        behind: impl FnOnce(&Built<'_>) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
         let mut wanted = Wanted::read(place, &self.images)?;
         let interrupted = on_interrupt();
         if self.fix && !wanted.unlocked().is_empty() {
@@ -97,7 +109,7 @@ impl Build {
         let current = outputs(&wanted.workspace, &wanted.actions)
             .iter()
             .all(|output| output.is_current(&store, &trust));
-        let idle = current && !self.verify_layers;
+        let idle = current && !self.verify_layers && !shares;
         let team = if idle { Team::default() } else { place.team(&wanted.workspace, Share)? };
         let engine = Engine {
             workspace: &wanted.workspace,
@@ -110,11 +122,18 @@ impl Build {
         };
         let mut progress = self.progress();
         let summary = engine.build(&wanted.actions, &mut *progress)?;
+        drop(progress);
+        behind(&Built { engine: &engine, actions: &wanted.actions, options: &self })?;
         cache::after_build(&store, &wanted.workspace.settings.retention, &summary);
         left
     }
 
-    fn progress(&self) -> Box<dyn Progress> {
+    /// Whether what the host lacks is installed first.
+    pub(super) fn fixes(&self) -> bool {
+        self.fix
+    }
+
+    pub(super) fn progress(&self) -> Box<dyn Progress> {
         let live = std::io::stderr().is_terminal() && !self.verbose;
         match self.progress {
             How::Json => Box::new(Json::new(std::io::stdout())),
@@ -123,6 +142,13 @@ impl Build {
             How::Auto | How::Plain => Box::new(Plain::new(std::io::stderr(), self.verbose)),
         }
     }
+}
+
+/// What a build leads to.
+pub(super) struct Built<'a> {
+    pub(super) engine: &'a Engine<'a>,
+    pub(super) actions: &'a Actions,
+    pub(super) options: &'a Build,
 }
 
 /// Installs what the build needs; what only some bases, sizes and items need, only if there are such.
@@ -146,7 +172,7 @@ fn fix(wanted: &Wanted) -> Result<(), CliError> {
     install(&purposes)
 }
 
-fn install(purposes: &[Purpose]) -> Result<(), CliError> {
+pub(super) fn install(purposes: &[Purpose]) -> Result<(), CliError> {
     let missing = host::missing(purposes);
     if missing.is_empty() { Ok(()) } else { doctor::install(&missing) }
 }

@@ -48,7 +48,7 @@ pub(super) struct CheckImage {
     fix: Option<PathBuf>,
 }
 
-fn format_of(text: &str) -> Result<DiskFormat, String> {
+pub(super) fn format_of(text: &str) -> Result<DiskFormat, String> {
     let known = DiskFormat::ALL.into_iter().find(|format| format.keyword() == text);
     known.ok_or_else(|| {
         let all: Vec<_> = DiskFormat::ALL.iter().map(|format| format.keyword()).collect();
@@ -57,11 +57,33 @@ fn format_of(text: &str) -> Result<DiskFormat, String> {
 }
 
 /// What is looked at.
-enum Subject {
+pub(super) enum Subject {
     /// A file that kiln need not have made.
     File(PathBuf),
     /// What an image of the workspace was built to.
     Built { chain: Vec<LayerFiles>, report: Box<SealReport> },
+}
+
+impl Subject {
+    /// A file, or else an image of the workspace.
+    pub(super) fn find(image: &Path, place: &Place) -> Result<Self, CliError> {
+        let name = image.to_str().filter(|name| name.parse::<ImageName>().is_ok());
+        let Some(name) = name.filter(|_| !image.is_file()) else {
+            return Ok(Self::File(image.to_owned()));
+        };
+        let none = || CliError::NotBuilt { name: name.to_owned() };
+        let found = match Found::by_name(place, name, none) {
+            Err(CliError::Workspace(WorkspaceError::NotFound { .. })) => {
+                return Ok(Self::File(image.to_owned()));
+            }
+            other => other?,
+        };
+        let report = found.result.report.ok_or_else(none)?;
+        let bytes = found.store.objects().read(report, LIMIT)?;
+        let report = serde_json::from_slice(&bytes).map_err(|_| none())?;
+        let chain = found.store.chain(&found.results, found.result.state, None)?;
+        Ok(Self::Built { chain, report: Box::new(report) })
+    }
 }
 
 impl CheckImage {
@@ -69,7 +91,7 @@ impl CheckImage {
         let profile = self.profile(place)?;
         let requirements: Vec<Requirement> =
             profile.requirements.iter().map(|remedied| remedied.requirement.clone()).collect();
-        let subject = self.subject(place)?;
+        let subject = Subject::find(&self.image, place)?;
         let executor = Native::default();
         executor.check()?;
         let directory = Scratch::make(place)?;
@@ -114,25 +136,6 @@ impl CheckImage {
         })
     }
 
-    fn subject(&self, place: &Place) -> Result<Subject, CliError> {
-        let name = self.image.to_str().filter(|name| name.parse::<ImageName>().is_ok());
-        let Some(name) = name.filter(|_| !self.image.is_file()) else {
-            return Ok(Subject::File(self.image.clone()));
-        };
-        let none = || CliError::NotBuilt { name: name.to_owned() };
-        let found = match Found::by_name(place, name, none) {
-            Err(CliError::Workspace(WorkspaceError::NotFound { .. })) => {
-                return Ok(Subject::File(self.image.clone()));
-            }
-            other => other?,
-        };
-        let report = found.result.report.ok_or_else(none)?;
-        let bytes = found.store.objects().read(report, LIMIT)?;
-        let report = serde_json::from_slice(&bytes).map_err(|_| none())?;
-        let chain = found.store.chain(&found.results, found.result.state, None)?;
-        Ok(Subject::Built { chain, report: Box::new(report) })
-    }
-
     fn tell(&self, report: &AuditReport) -> Result<(), CliError> {
         let what = self.image.display().to_string();
         let text = if self.json {
@@ -143,7 +146,7 @@ impl CheckImage {
             format!("{answer}\n")
         } else {
             let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            report.text(&what, &self.profile, Style { colours })
+            report.text(&what, &format!("profile {}", self.profile), Style { colours })
         };
         // Whoever closed the other end has seen enough.
         let _ = std::io::stdout().lock().write_all(text.as_bytes());
@@ -203,7 +206,7 @@ fn fixed_name(image: &Path) -> String {
 }
 
 /// A directory for the copy of a disk and what is served of it; it goes with the value.
-enum Scratch {
+pub(super) enum Scratch {
     /// That of a build: others see that it is in use, and clean up what a kill leaves of it.
     Work(Work),
     /// Any other, where there is no store.
@@ -211,7 +214,7 @@ enum Scratch {
 }
 
 impl Scratch {
-    fn make(place: &Place) -> Result<Self, CliError> {
+    pub(super) fn make(place: &Place) -> Result<Self, CliError> {
         let path = match place.workspace() {
             Ok(workspace) => place.store_path(&workspace),
             Err(_) => super::user_cache().join("kiln"),
@@ -224,7 +227,7 @@ impl Scratch {
         Ok(Self::Temporary(made.context("make a directory in", &parent)?))
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         match self {
             Self::Work(work) => work.path(),
             Self::Temporary(directory) => directory.path(),

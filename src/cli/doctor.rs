@@ -17,6 +17,9 @@ pub(super) struct Doctor {
     /// Install what is missing, with the host's own package manager.
     #[arg(long)]
     fix: bool,
+    /// Look also at what `kiln boot` and `kiln test` need.
+    #[arg(long)]
+    boot: bool,
     /// Look also at what kiln's own tests need.
     #[arg(long)]
     tests: bool,
@@ -29,6 +32,9 @@ impl Doctor {
     pub(super) fn run(self, _place: &Place) -> Result<(), CliError> {
         let mut purposes =
             vec![Purpose::Build, Purpose::Bootstrap, Purpose::Disk, Purpose::Templates];
+        if self.boot || self.tests {
+            purposes.push(Purpose::Boot);
+        }
         if self.tests {
             purposes.push(Purpose::Test);
         }

@@ -408,7 +408,7 @@ impl<'s> Lane<'_, 's> {
     /// Takes private copies of a step's inputs, and makes it a task.
     fn task(&self, node: &Node, operation: &Operation, directory: &Path) -> Result<Task, Stop> {
         Ok(match operation {
-            Operation::File(_) | Operation::Fetch(_) | Operation::Seal(_) => {
+            Operation::File(_) | Operation::Fetch(_) | Operation::Seal(_) | Operation::Test(_) => {
                 return Err(Stop::Replan);
             }
             Operation::Scratch(scratch) => {

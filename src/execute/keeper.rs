@@ -9,6 +9,7 @@ mod audit;
 mod bootstrap;
 mod disks;
 mod grow;
+mod machine;
 mod packages;
 mod secrets;
 mod session;
@@ -21,7 +22,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, move_mount};
 
@@ -120,6 +121,8 @@ struct Keeper {
     /// Number of the next guest program.
     programs: u32,
     sealed: bool,
+    /// The machine that runs on the disk, while there is one.
+    machine: Option<Child>,
 }
 
 impl Keeper {
@@ -143,6 +146,7 @@ impl Keeper {
             runtime: None,
             programs: 0,
             sealed: false,
+            machine: None,
         })
     }
 
@@ -162,6 +166,18 @@ impl Keeper {
             Request::Snapshot { digest } => {
                 let snapshot = self.snapshot(digest);
                 self.blame_the_disk(snapshot)
+            }
+            Request::Boot { machine } => {
+                let console = engine.receive_descriptor();
+                let console = console.context("receive", Path::new("a console"));
+                console
+                    .map_err(|error| host(&error))
+                    .and_then(|console| self.boot(&machine, console))
+                    .map(|()| Message::Done)
+            }
+            Request::Labels { since } => {
+                let labels = self.labels(since);
+                self.blame_the_disk(labels).map(Message::Labelled)
             }
             Request::SelfTest => {
                 let device = self.device()?.path().to_owned();
@@ -469,8 +485,9 @@ impl Keeper {
     }
 
     fn close(mut self, engine: &mut Link) -> Result<(), Fault> {
+        let halted = self.halt();
         let ended = self.close_session(engine);
-        self.let_go().and(ended)
+        self.let_go().and(ended).and(halted)
     }
 
     fn let_go(mut self) -> Result<(), Fault> {

@@ -36,6 +36,8 @@ pub enum Role {
     Keeper,
     /// Serves the disk.
     Door,
+    /// Answers for the metadata service, on one connection; started by QEMU.
+    Metadata,
 }
 
 impl Role {
@@ -50,6 +52,7 @@ impl Role {
             "launcher" => Some(Self::Launcher),
             "keeper" => Some(Self::Keeper),
             "door" => Some(Self::Door),
+            "metadata" => Some(Self::Metadata),
             _ => None,
         }
     }
@@ -59,6 +62,10 @@ impl Role {
     /// # Errors
     /// Where the role cannot be begun, or its connection breaks.
     pub fn run(self) -> io::Result<i32> {
+        if self == Self::Metadata {
+            // Neither does it hold secrets, nor has it a connection to kiln.
+            return metadata();
+        }
         // Directories that these processes make on a guest's disk become part of its layer, which
         // must not depend on who runs kiln.
         rustix::process::umask(Mode::WGRP | Mode::WOTH);
@@ -82,8 +89,17 @@ impl Role {
                 set_parent_process_death_signal(Some(Signal::KILL))?;
                 crate::disk::door::run(Link::from(link)).map(|()| 0)
             }
+            Self::Metadata => metadata(),
         }
     }
+}
+
+/// Answers a guest's requests on standard input and output.
+fn metadata() -> io::Result<i32> {
+    let text = std::env::var(super::machine::INSTANCE_VARIABLE).unwrap_or_default();
+    let instance = serde_json::from_str(&text)?;
+    crate::boot::serve(&instance, io::stdin().lock(), io::stdout().lock())?;
+    Ok(0)
 }
 
 /// A command that runs this very program in a role.

@@ -6,21 +6,24 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::machine::{self, Machine, Running, Session};
 use super::registered::Registered;
 use super::{
     Bench, Epoch, Executor, Fault, FaultKind, Message, OnOutput, Outcome, Request, Resting,
     SealedDisk, Start, Task, launcher, recover,
 };
 use crate::audit::AuditReport;
+use crate::boot::Labels;
 use crate::digest::Digest;
 use crate::disk::door::Serve;
 use crate::disk::overlay::Changed;
@@ -153,6 +156,23 @@ impl Executor for Native {
         disk.end().map(|()| *report)
     }
 
+    fn boot(
+        &self,
+        start: &Start,
+        machine: &Machine,
+        work: &Path,
+    ) -> Result<Box<dyn Running>, Fault> {
+        let mut disk = self.start(start, work, true)?;
+        let pair = UnixStream::pair().context("make", Path::new("a console"));
+        let (console, theirs) = pair.map_err(|error| host(&error))?;
+        disk.tell(&Request::Boot { machine: Box::new(machine.clone()) })?;
+        disk.pass(theirs.into())?;
+        match disk.answer(&mut |_| {})? {
+            Message::Done => Ok(Box::new(Booted { disk, console, port: machine.ssh_port })),
+            _ => Err(disk.lost("it gave a wrong answer")),
+        }
+    }
+
     fn interrupt(&self) {
         let mut open = self.open.all();
         open.called_off = true;
@@ -192,10 +212,24 @@ impl Disk {
 
     /// Sends a request and waits for its answer, passing on the lines that come before it.
     fn ask(&mut self, request: &Request, output: &mut OnOutput<'_>) -> Result<Message, Fault> {
+        self.tell(request)?;
+        self.answer(output)
+    }
+
+    fn tell(&mut self, request: &Request) -> Result<(), Fault> {
         let Some(link) = &mut self.link else { return Err(self.lost("it is closed")) };
-        if let Err(error) = link.send(request) {
-            return Err(self.lost(&error.to_string()));
-        }
+        link.send(request).map_err(|error| self.lost(&error.to_string()))
+    }
+
+    /// Gives the keeper a descriptor, which it expects.
+    fn pass(&mut self, descriptor: OwnedFd) -> Result<(), Fault> {
+        let Some(link) = &mut self.link else { return Err(self.lost("it is closed")) };
+        let sent = link.send_descriptor(descriptor.as_fd());
+        sent.map_err(|error| self.lost(&error.to_string()))
+    }
+
+    fn answer(&mut self, output: &mut OnOutput<'_>) -> Result<Message, Fault> {
+        let Some(link) = &mut self.link else { return Err(self.lost("it is closed")) };
         loop {
             match link.receive() {
                 Ok(Some(Message::Line(line))) => output(&line),
@@ -361,6 +395,35 @@ impl SealedDisk for Disk {
 
     fn close(mut self: Box<Self>) -> Result<(), Fault> {
         self.end()
+    }
+}
+
+/// A machine on a disk in a keeper.
+struct Booted {
+    disk: Disk,
+    console: UnixStream,
+    port: u16,
+}
+
+impl Running for Booted {
+    fn console(&self) -> Result<UnixStream, Fault> {
+        let console = self.console.try_clone().context("share", Path::new("a console"));
+        console.map_err(|error| host(&error))
+    }
+
+    fn session(&mut self, user: &str, key: &Path, command: &str, time: Duration) -> Session {
+        machine::session(self.port, user, key, command, time)
+    }
+
+    fn labels(&mut self, since: SystemTime) -> Result<Labels, Fault> {
+        match self.disk.ask(&Request::Labels { since }, &mut |_| {})? {
+            Message::Labelled(labels) => Ok(labels),
+            _ => Err(self.disk.lost("it gave a wrong answer")),
+        }
+    }
+
+    fn close(mut self: Box<Self>) -> Result<(), Fault> {
+        self.disk.end()
     }
 }
 

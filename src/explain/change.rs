@@ -115,6 +115,7 @@ impl Sources {
             Operation::Bootstrap(_)
             | Operation::Scratch(_)
             | Operation::Grow(_)
+            | Operation::Test(_)
             | Operation::Seal(_) => {}
         }
         sources

@@ -303,6 +303,7 @@ fn foreign(name: &str) -> Option<&'static str> {
             "write it in the block of `base bootstrap` or `base scratch`"
         }
         "pool" => "write it in the block of `subscription`",
+        "expect" | "expect-command" => "write it in the block of `test`",
         "attach" | "secret" => {
             "write it in the block of the step that needs it; where a secret is found stands in `kiln.kdl`"
         }

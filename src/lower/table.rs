@@ -3,6 +3,7 @@
 //! Lowering checks each node against this table, and nothing else says what may be written; what a
 //! node then *becomes* is not known here.
 
+pub(super) mod boot;
 mod profile;
 
 pub use super::kind::Kind;
@@ -668,7 +669,7 @@ pub const RECIPE: &[Word] = &[
         form: None,
         arguments: &[once("name", Kind::ImageName)],
         properties: &[],
-        children: &[BASES, STEPS, SCRUB, SUBSCRIPTIONS, OUTPUTS],
+        children: &[BASES, STEPS, SCRUB, SUBSCRIPTIONS, boot::TESTS, OUTPUTS],
         doc: "an image: a base, steps, and outputs",
     },
     profile::PROFILE,

@@ -15,6 +15,10 @@ pub fn summary(operation: &Operation) -> String {
         Operation::Scratch(_) => "base scratch".to_owned(),
         Operation::Grow(size) => format!("grow to {}", progress::size(*size)),
         Operation::Seal(_) => "scrub, relabel, verify".to_owned(),
+        Operation::Test(test) => {
+            let sources: Vec<_> = test.machines().iter().map(|source| source.keyword()).collect();
+            format!("boot test with {}", sources.join(" and "))
+        }
         Operation::Step(kind) => {
             let detail = match kind {
                 StepKind::Install(packages)

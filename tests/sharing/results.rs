@@ -4,7 +4,8 @@ use kiln::progress::Way;
 use kiln::remote::backend::Backend;
 
 use super::remote::{Call, MemoryRemote};
-use super::team::{How, Key, build, space, went};
+use super::space::{TestSpace, Watch};
+use super::team::{How, Key, build, space, team, went};
 
 pub(crate) const RECIPE: &str = r#"image "web" {
     base file "base.img"
@@ -43,6 +44,34 @@ fn the_second_builds_nothing_and_has_the_same_image() {
     remote.counts();
     let (ran, _) = build(&there);
     assert_eq!((ran, remote.counts().of(Call::ReadBlob)), (vec![], 0));
+}
+
+#[test]
+fn a_boot_test_that_somebody_passed_is_not_done_again() {
+    let (key, remote) = (Key::new(), MemoryRemote::new());
+    let how = How::with(&key);
+    let booted = |space: &TestSpace| {
+        let trace = space.executor.trace();
+        trace.iter().filter(|task| task.starts_with("BOOT")).count()
+    };
+    let here = space(RECIPE, remote.clone(), &how);
+    build(&here);
+    let tested = here.test_with(false, &mut Watch::default()).unwrap();
+    assert_eq!((tested[0].cached, booted(&here)), (false, 2));
+
+    let there = space(RECIPE, remote.clone(), &how);
+    build(&there);
+    let shared = there.test_with(false, &mut Watch::default()).unwrap();
+    assert_eq!((shared[0].cached, booted(&there)), (true, 0));
+    assert_eq!(shared[0].report, tested[0].report);
+
+    // What is built anew is another state, though its keys are the same.
+    let own = space(RECIPE, MemoryRemote::new(), &how);
+    build(&own);
+    let mut apart = own;
+    apart.team = team(vec![Box::new(remote)], &how);
+    let tested = apart.test_with(false, &mut Watch::default()).unwrap();
+    assert_eq!((tested[0].cached, booted(&apart)), (false, 2));
 }
 
 #[test]

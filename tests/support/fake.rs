@@ -6,16 +6,21 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use kiln::audit::{AuditReport, Finding, Verdict};
+use kiln::boot::{Instance, Labels as BootLabels};
 use kiln::digest::Digest;
 use kiln::disk::layer::{BLOCK, BLOCK_LEN};
 use kiln::disk::overlay::Overlay;
 use kiln::disk::state::{DiskDigest, DiskState};
 use kiln::disk::working::{Lost, LostCause, WorkingDisk};
+use kiln::execute::machine::{Machine, Running, Session};
 use kiln::execute::registered::Registered;
 use kiln::execute::{
     Bench, Epoch, Executor, Fault, FaultKind, OnOutput, Outcome, Packages, Resting, SealedDisk,
@@ -184,6 +189,8 @@ pub(crate) enum Misdeed {
     Register,
     /// It finds these packages behind it.
     Find(Packages),
+    /// A machine has the identity of every other one.
+    Twin,
     /// It waits.
     Wait(Arc<Gate>),
 }
@@ -280,6 +287,31 @@ impl Executor for FakeExecutor {
         Ok(AuditReport { system: "a fake".into(), disk_size: 0, findings })
     }
 
+    fn boot(&self, start: &Start, machine: &Machine, _: &Path) -> Result<Box<dyn Running>, Fault> {
+        let Start::Grown(chain, _) = start else { panic!("a test is on a larger disk") };
+        open(chain)?;
+        let Instance { name, user_data, .. } = &machine.instance;
+        let task = format!("BOOT {name}");
+        self.shared.trace.lock().unwrap().push(task.clone());
+        let (mut id, mut fails) = (name.clone(), false);
+        for misdeed in self.shared.of(&task) {
+            match misdeed {
+                Misdeed::Fail => fails = true,
+                Misdeed::Twin => id = "the same".to_owned(),
+                Misdeed::Panic => panic!("the fake executor was told to panic"),
+                _ => panic!("not faked"),
+            }
+        }
+        let (console, mut guest) = UnixStream::pair().unwrap();
+        let script = String::from_utf8_lossy(user_data).into_owned();
+        let token = script.split_whitespace().find(|word| word.starts_with("kiln-user-data-"));
+        let token = token.unwrap_or_default().to_owned();
+        let keys = "Authorized keys from /home/fake/.ssh/authorized_keys for user fake+++";
+        let shown = if fails { "" } else { &format!("Linux version 0\n{keys}\n{token}\n") };
+        writeln!(guest, "{shown}{name} login: ").unwrap();
+        Ok(Box::new(FakeMachine { name: name.clone(), id, token, fails, console, guest }))
+    }
+
     fn interrupt(&self) {
         for (_, misdeed) in self.shared.misdeeds.lock().unwrap().iter() {
             if let Misdeed::Wait(gate) = misdeed {
@@ -289,6 +321,51 @@ impl Executor for FakeExecutor {
     }
 
     fn check(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+/// A machine whose guest is a good one, but for what it was told.
+struct FakeMachine {
+    name: String,
+    id: String,
+    token: String,
+    /// The guest has another user, and fails each command.
+    fails: bool,
+    console: UnixStream,
+    /// The guest's end of the console.
+    guest: UnixStream,
+}
+
+impl Running for FakeMachine {
+    fn console(&self) -> Result<UnixStream, Fault> {
+        Ok(self.console.try_clone().unwrap())
+    }
+
+    fn session(&mut self, user: &str, key: &Path, command: &str, _: Duration) -> Session {
+        assert!(key.exists(), "there is a key");
+        if user != "fake" && !self.fails {
+            return Session::Refused("Permission denied".to_owned());
+        }
+        let Self { name, id, token, .. } = self;
+        let output = if command.contains("kiln-facts") {
+            format!(
+                "kiln-facts\nhostname={name}\nmachine-id={id}\nroot-kib=9999999\n\
+                 host-key=ssh-ed25519 {id}\nuser-data={token}\n"
+            )
+        } else {
+            command.replace("echo ", "")
+        };
+        let code = i32::from(self.fails && !command.contains("kiln-"));
+        Session::Ran { code: Some(code), output }
+    }
+
+    fn labels(&mut self, _: SystemTime) -> Result<BootLabels, Fault> {
+        Ok(BootLabels { files: 1, changed: Vec::new(), mismatches: 0 })
+    }
+
+    fn close(self: Box<Self>) -> Result<(), Fault> {
+        self.guest.shutdown(std::net::Shutdown::Both).unwrap();
         Ok(())
     }
 }
@@ -443,6 +520,7 @@ impl FakeBench {
                 Misdeed::Panic => panic!("the fake executor was told to panic"),
                 Misdeed::LoseWrite => lose = true,
                 Misdeed::LateWrite => late = true,
+                Misdeed::Twin => panic!("no machine"),
                 Misdeed::Register => {
                     let account = "the user `me`".to_owned();
                     let note = Registered { consumer: Some("0b2f".into()), account, server: None };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kiln::digest::{ActionKey, StateId};
-use kiln::engine::{BuildError, Engine, Options, Summary};
+use kiln::engine::{BuildError, Engine, Options, Summary, Tested};
 use kiln::explain::Reason;
 use kiln::lock::Lock;
 use kiln::plan::{self, Actions, Fate, History};
@@ -130,6 +130,19 @@ impl TestSpace {
 
     /// Builds every image, and tells what happens.
     pub(crate) fn build_with(&self, progress: &mut dyn Progress) -> Result<Summary, BuildError> {
+        self.with_engine(|engine, actions| engine.build(actions, progress))
+    }
+
+    /// Boots every image, which is built, and tells what happens.
+    pub(crate) fn test_with(
+        &self,
+        again: bool,
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<Tested>, BuildError> {
+        self.with_engine(|engine, actions| engine.test(actions, again, progress))
+    }
+
+    fn with_engine<T>(&self, work: impl FnOnce(&Engine<'_>, &Actions) -> T) -> T {
         let workspace = self.workspace();
         let store = self.open();
         let engine = Engine {
@@ -141,9 +154,9 @@ impl TestSpace {
             team: &self.team,
             interrupted: &self.interrupted,
         };
-        let built = engine.build(&self.actions(&workspace), progress);
+        let done = work(&engine, &self.actions(&workspace));
         self.interrupted.store(false, Ordering::SeqCst);
-        built
+        done
     }
 
     /// Builds every image, which must succeed, and checks every image's disk.

@@ -1,0 +1,285 @@
+//! `kiln boot`.
+
+use std::io::{IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+use super::build::on_interrupt;
+use super::check_image::{Scratch, Subject, format_of};
+use super::test::can_boot;
+use super::{CliError, Place};
+use crate::boot::{Console, Instance};
+use crate::engine::{disk_size, foreign, free_ports};
+use crate::execute::machine::{Accelerator, Kvm, Machine};
+use crate::execute::native::Native;
+use crate::execute::{Executor, Start};
+use crate::files::{self, Context};
+use crate::recipe::{BootFirmware, DiskFormat, MetadataSource};
+
+/// What ends the connection, as in `virsh console` and `telnet`: Ctrl and `]`.
+const ESCAPE: u8 = 0x1d;
+/// How long a kernel may be silent under KVM before it is emulated.
+const TRIAL: Duration = Duration::from_secs(30);
+
+/// Boot an image, and connect this terminal with its console. What the machine writes is thrown
+/// away at its end.
+#[derive(Debug, Args)]
+pub(super) struct Boot {
+    /// A disk image, or an image of the workspace as it was built last.
+    #[arg(value_name = "FILE|IMAGE")]
+    image: PathBuf,
+    /// The format of the file; found by its magic number by default.
+    #[arg(long, value_name = "FORMAT", value_parser = format_of)]
+    format: Option<DiskFormat>,
+    /// Memory in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    memory: u32,
+    /// Processors.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    processors: u32,
+    /// Make the disk larger, to so many GiB.
+    #[arg(long, value_name = "GIB")]
+    size: Option<u64>,
+    /// What starts it; found from the disk by default.
+    #[arg(long, value_name = "KIND")]
+    firmware: Option<FirmwareArgument>,
+    /// Where the machine finds who it is.
+    #[arg(long, value_name = "SOURCE", default_value = "config-drive")]
+    metadata: SourceArgument,
+    /// Its name.
+    #[arg(long, default_value = "kiln")]
+    name: String,
+    /// A file with its user data.
+    #[arg(long, value_name = "FILE")]
+    user_data: Option<PathBuf>,
+    /// A file with a public key that may log in; the first of your own by default.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// The port of this host that leads to its SSH server; a free one by default.
+    #[arg(long, value_name = "PORT")]
+    ssh: Option<u16>,
+    /// Let it reach nothing outside.
+    #[arg(long)]
+    isolated: bool,
+    /// Emulate it, without KVM.
+    #[arg(long)]
+    emulate: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FirmwareArgument {
+    /// A PC's BIOS.
+    Bios,
+    /// UEFI.
+    Uefi,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SourceArgument {
+    /// A disk as Nova makes it.
+    ConfigDrive,
+    /// The service at 169.254.169.254.
+    Service,
+    /// A disk for machines outside a cloud.
+    Nocloud,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The machine is off.
+    Off,
+    /// The user left, and the machine ends with that.
+    Left,
+    /// No kernel said a word.
+    Silent,
+}
+
+impl Boot {
+    pub(super) fn run(self, place: &Place) -> Result<(), CliError> {
+        can_boot()?;
+        let subject = Subject::find(&self.image, place)?;
+        let executor = Native::default();
+        executor.check()?;
+        let interrupted = on_interrupt();
+        let scratch = Scratch::make(place)?;
+        let chain = match subject {
+            Subject::File(path) => vec![foreign(&path, self.format, scratch.path())?],
+            Subject::Built { chain, .. } => chain,
+        };
+        let start = match self.size.map(|gib| gib.saturating_mul(1 << 30)) {
+            Some(size) if size > disk_size(&chain)? => Start::Grown(chain, size),
+            _ => Start::State(chain),
+        };
+        let instance = self.instance()?;
+        let ssh_port = match self.ssh {
+            Some(port) => port,
+            None => free_ports(1)?[0],
+        };
+        let kvm = Kvm::default();
+        let mut accelerators = kvm.accelerators();
+        accelerators.retain(|&accelerator| !self.emulate || accelerator == Accelerator::Tcg);
+        for accelerator in accelerators {
+            let work = scratch.path().join("boot").join(accelerator.keyword());
+            files::make_directory(&work, 0o700)?;
+            let machine = Machine {
+                accelerator,
+                memory: u64::from(self.memory) << 20,
+                processors: self.processors,
+                firmware: self.firmware.map(|firmware| match firmware {
+                    FirmwareArgument::Bios => BootFirmware::Bios,
+                    FirmwareArgument::Uefi => BootFirmware::Uefi,
+                }),
+                instance: instance.clone(),
+                ssh_port,
+                network: !self.isolated,
+                once: false,
+            };
+            let running = executor.boot(&start, &machine, &work)?;
+            eprintln!(
+                "kiln: booting with {}; SSH is at port {ssh_port} of 127.0.0.1; Ctrl-] ends it\r",
+                accelerator.keyword()
+            );
+            let console = running.console()?;
+            let trial = (accelerator == Accelerator::Kvm).then_some(TRIAL);
+            let end = connect(console, &interrupted, trial);
+            let closed = running.close();
+            match end? {
+                End::Silent => {
+                    kvm.is_silent();
+                    eprintln!("kiln: no kernel says a word under KVM\r");
+                    closed?;
+                }
+                End::Left => return Ok(closed?),
+                End::Off => {
+                    eprintln!("kiln: the machine is off\r");
+                    return Ok(closed?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn instance(&self) -> Result<Instance, CliError> {
+        let read = |path: &Path| std::fs::read(path).context("read", path);
+        let user_data = self.user_data.as_deref().map(read).transpose()?.unwrap_or_default();
+        let own = self.key.clone().or_else(own_key);
+        let keys = match own {
+            None => Vec::new(),
+            Some(path) => {
+                let text = std::fs::read_to_string(&path).context("read", &path)?;
+                text.lines()
+                    .map(str::trim)
+                    .filter(|line| !line.is_empty())
+                    .map(Into::into)
+                    .collect()
+            }
+        };
+        Ok(Instance {
+            id: "6b696c6e-0000-4000-8000-000000000001".to_owned(),
+            name: self.name.clone(),
+            keys,
+            user_data,
+            mac: "52:54:00:6b:69:10".to_owned(),
+            source: match self.metadata {
+                SourceArgument::ConfigDrive => MetadataSource::ConfigDrive,
+                SourceArgument::Service => MetadataSource::Service,
+                SourceArgument::Nocloud => MetadataSource::Nocloud,
+            },
+        })
+    }
+}
+
+/// The user's own public key, as `ssh` would look for it.
+fn own_key() -> Option<PathBuf> {
+    let home = PathBuf::from(std::env::var_os("HOME")?).join(".ssh");
+    ["id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub"]
+        .into_iter()
+        .map(|name| home.join(name))
+        .find(|path| path.is_file())
+}
+
+/// A terminal that passes on every key as it is, until this value goes.
+struct Raw(Option<Termios>);
+
+impl Raw {
+    fn new() -> Self {
+        let stdin = std::io::stdin();
+        if !stdin.is_terminal() {
+            return Self(None);
+        }
+        let Ok(before) = tcgetattr(&stdin) else { return Self(None) };
+        let mut raw = before.clone();
+        raw.make_raw();
+        let set = tcsetattr(&stdin, OptionalActions::Now, &raw);
+        Self(set.is_ok().then_some(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
+        }
+    }
+}
+
+/// Passes bytes between the terminal and a console. In a trial, a kernel has to say something in
+/// that time.
+fn connect(
+    mut console: UnixStream,
+    interrupted: &AtomicBool,
+    trial: Option<Duration>,
+) -> Result<End, CliError> {
+    let _raw = Raw::new();
+    let glance = Timespec::try_from(Duration::from_millis(200)).expect("a short time");
+    let (started, mut shown) = (Instant::now(), Console::default());
+    let (stdin, mut stdout) = (std::io::stdin(), std::io::stdout());
+    let (mut bytes, mut typing) = ([0; 4096], true);
+    let here = Path::new("the console");
+    loop {
+        if interrupted.load(Ordering::SeqCst) {
+            return Ok(End::Left);
+        }
+        if trial.is_some_and(|time| started.elapsed() > time) && !shown.shows_kernel() {
+            return Ok(End::Silent);
+        }
+        let mut fds = vec![PollFd::from_borrowed_fd(console.as_fd(), PollFlags::IN)];
+        if typing {
+            fds.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN));
+        }
+        match poll(&mut fds, Some(&glance)) {
+            Err(rustix::io::Errno::INTR) => continue,
+            result => result.map(drop).map_err(std::io::Error::from).context("wait for", here)?,
+        };
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready[0] {
+            let count = console.read(&mut bytes).context("read", here)?;
+            if count == 0 {
+                return Ok(End::Off);
+            }
+            shown.push(&bytes[..count]);
+            // Whoever closed the other end has seen enough, and the machine goes on.
+            let _ = stdout.write_all(&bytes[..count]).and_then(|()| stdout.flush());
+        }
+        if ready.get(1) == Some(&true) {
+            let read = rustix::io::read(&stdin, &mut bytes).map_err(std::io::Error::from);
+            let count = read.context("read", Path::new("standard input"))?;
+            typing = count > 0;
+            let typed = &bytes[..count];
+            let until = typed.iter().position(|&byte| byte == ESCAPE && stdin.is_terminal());
+            // A machine that is off takes nothing; its end is seen above.
+            let _ = console.write_all(&typed[..until.unwrap_or(count)]);
+            if until.is_some() {
+                return Ok(End::Left);
+            }
+        }
+    }
+}
