@@ -82,6 +82,7 @@ pub const TOOLS: &[Tool] = &[
     tool(&["losetup"], Purpose::Test, "mount", "util-linux", "util-linux"),
     tool(&["xfs_repair"], Purpose::Test, "xfsprogs", "xfsprogs", "xfsprogs"),
     tool(&["fsck.vfat"], Purpose::Test, "dosfstools", "dosfstools", "dosfstools"),
+    tool(&["mtype"], Purpose::Test, "mtools", "mtools", "mtools"),
     tool(
         &["qemu-system-x86_64"],
         Purpose::Test,

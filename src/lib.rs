@@ -29,6 +29,7 @@ pub mod host;
 pub mod link;
 pub mod mistake;
 pub mod name;
+pub mod seed;
 pub mod source;
 pub mod sys;
 

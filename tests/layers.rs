@@ -26,7 +26,7 @@ const LAYERS: &[&[&str]] = &[
     &["lower", "lock"],
     &["parse", "recipe"],
     &["expression"],
-    &["mistake", "name", "files", "link", "host"],
+    &["mistake", "name", "files", "link", "host", "seed"],
     &["causes", "compression", "digest", "source", "sys"],
 ];
 
@@ -50,6 +50,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("docker_credential", &["remote/registry/access"]),
+    ("fatfs", &["seed"]),
     ("flate2", &["compression"]),
     ("fuser", &["disk/door"]),
     ("hcl", &["import/packer"]),
