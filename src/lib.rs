@@ -32,6 +32,7 @@ pub mod name;
 pub mod seed;
 pub mod source;
 pub mod sys;
+pub mod yaml;
 
 // Text to meaning.
 pub mod graph;
@@ -62,6 +63,11 @@ pub mod audit;
 pub mod execute;
 pub mod guest;
 pub mod seal;
+
+// What users of images are given.
+pub mod advise;
+pub mod heat;
+pub mod user_data;
 
 // The build.
 pub mod engine;

@@ -18,7 +18,8 @@ const LAYERS: &[&[&str]] = &[
     &["execute", "seal"],
     &["attest", "audit"],
     &["guest"],
-    &["resolve"],
+    &["heat"],
+    &["resolve", "user_data"],
     &["disk", "store", "fetch", "remote", "pack"],
     &["key", "explain", "inputs", "secret"],
     &["workspace"],
@@ -27,7 +28,7 @@ const LAYERS: &[&[&str]] = &[
     &["parse", "recipe"],
     &["expression"],
     &["mistake", "name", "files", "link", "host", "seed"],
-    &["causes", "compression", "digest", "source", "sys"],
+    &["causes", "compression", "digest", "source", "sys", "yaml", "advise"],
 ];
 
 /// Crates that have one home, by the name that they have in code: paths that start with one of
@@ -43,6 +44,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "remote/signing",
             "resolve/signature",
             "secret",
+            "user_data",
         ],
     ),
     ("brush_parser", &["import/shell"]),
@@ -74,7 +76,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("petgraph", &["graph"]),
     ("reqwest", &["remote"]),
     ("rustls", &["remote/wire"]),
-    ("serde_saphyr", &["audit/cloud"]),
+    ("serde_saphyr", &["audit/cloud", "yaml"]),
     ("sha2", &["fetch/checksum", "remote"]),
     ("tar", &["guest/tar_in", "remote/bundle"]),
     ("tokio", &["remote"]),

@@ -4,6 +4,7 @@
 //! node then *becomes* is not known here.
 
 mod profile;
+mod user_data;
 
 pub use super::kind::Kind;
 use crate::recipe::{DiskFormat, ScrubItem};
@@ -672,6 +673,8 @@ pub const RECIPE: &[Word] = &[
         doc: "an image: a base, steps, and outputs",
     },
     profile::PROFILE,
+    user_data::USER_DATA,
+    user_data::TEMPLATE,
 ];
 
 /// The word for a key whose signatures count.
