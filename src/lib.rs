@@ -23,6 +23,7 @@
 pub mod causes;
 pub mod compression;
 pub mod digest;
+pub mod environment;
 pub mod expression;
 pub mod files;
 pub mod host;
@@ -31,6 +32,7 @@ pub mod mistake;
 pub mod name;
 pub mod source;
 pub mod sys;
+mod wire;
 
 // Text to meaning.
 pub mod graph;

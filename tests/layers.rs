@@ -27,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
     &["parse", "recipe"],
     &["expression"],
     &["mistake", "name", "files", "link", "host"],
-    &["causes", "compression", "digest", "source", "sys"],
+    &["causes", "compression", "digest", "environment", "source", "sys", "wire"],
 ];
 
 /// Crates that have one home, by the name that they have in code: paths that start with one of
@@ -71,12 +71,12 @@ const HOMES: &[(&str, &[&str])] = &[
     ("opendal", &["remote"]),
     ("pcre2", &["guest/edit", "guest/selinux"]),
     ("petgraph", &["graph"]),
-    ("reqwest", &["remote"]),
-    ("rustls", &["remote/wire"]),
+    ("reqwest", &["remote", "wire"]),
+    ("rustls", &["wire"]),
     ("serde_saphyr", &["audit/cloud"]),
     ("sha2", &["fetch/checksum", "remote"]),
     ("tar", &["guest/tar_in", "remote/bundle"]),
-    ("tokio", &["remote"]),
+    ("tokio", &["remote", "wire"]),
     ("ureq", &["fetch"]),
     ("walkdir", &["inputs", "workspace", "guest/selinux", "remote/directory", "store"]),
     ("zeroize", &["secret", "link", "remote/signing", "cli/key"]),
