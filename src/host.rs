@@ -151,6 +151,23 @@ pub const TOOLS: &[Tool] = &[
         "openstack-swift-object",
         "openstack-swift-object",
     ),
+    tool(
+        &["keystone-manage"],
+        Purpose::Test,
+        "keystone",
+        "openstack-keystone",
+        "openstack-keystone",
+    ),
+    tool(&["glance-api"], Purpose::Test, "glance-api", "openstack-glance", "openstack-glance"),
+    tool(&["uwsgi"], Purpose::Test, "uwsgi-core", "uwsgi", "uwsgi"),
+    tool(
+        &["/usr/lib/uwsgi/plugins/python3_plugin.so", "/usr/lib64/uwsgi/python3_plugin.so"],
+        Purpose::Test,
+        "uwsgi-plugin-python3",
+        "uwsgi-plugin-python3",
+        "uwsgi-python3",
+    ),
+    tool(&["sqlite3"], Purpose::Test, "sqlite3", "sqlite", "sqlite3"),
     tool(&["node"], Purpose::Test, "nodejs", "nodejs", "nodejs"),
     tool(&["npm"], Purpose::Test, "npm", "npm", "npm"),
 ];

@@ -23,6 +23,7 @@
 pub mod causes;
 pub mod compression;
 pub mod digest;
+pub mod environment;
 pub mod expression;
 pub mod files;
 pub mod host;
@@ -32,6 +33,7 @@ pub mod name;
 pub mod seed;
 pub mod source;
 pub mod sys;
+mod wire;
 pub mod yaml;
 
 // Text to meaning.
