@@ -45,7 +45,10 @@ impl Yaml {
     /// The document, with a line end behind it.
     #[must_use]
     pub fn document(&self) -> String {
-        let mut text = serde_saphyr::to_string(self).expect("texts, numbers, lists and maps");
+        // Blocks are chosen here; long lines are not folded.
+        let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+        let mut text = serde_saphyr::to_string_with_options(self, options)
+            .expect("texts, numbers, lists and maps");
         if !text.ends_with('\n') {
             text.push('\n');
         }
@@ -57,7 +60,7 @@ impl Serialize for Yaml {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Text(text) if in_block(text) => LitStr(text).serialize(serializer),
-            Self::Text(text) => Quoted(text).serialize(serializer),
+            Self::Text(text) => serializer.serialize_str(text),
             Self::Number(number) => serializer.serialize_u64(*number),
             Self::Flag(flag) => serializer.serialize_bool(*flag),
             Self::List(values) => {
@@ -76,15 +79,6 @@ impl Serialize for Yaml {
                 map.end()
             }
         }
-    }
-}
-
-/// A text that is never folded: readers of YAML 1.1 and 1.2 differ about where a fold may stand.
-struct Quoted<'a>(&'a str);
-
-impl Serialize for Quoted<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.0)
     }
 }
 

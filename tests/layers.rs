@@ -28,17 +28,7 @@ const LAYERS: &[&[&str]] = &[
     &["parse", "recipe"],
     &["expression"],
     &["mistake", "name", "files", "link", "host", "seed"],
-    &[
-        "advise",
-        "causes",
-        "compression",
-        "digest",
-        "environment",
-        "source",
-        "sys",
-        "wire",
-        "yaml",
-    ],
+    &["advise", "causes", "compression", "digest", "environment", "source", "sys", "wire", "yaml"],
 ];
 
 /// Crates that have one home, by the name that they have in code: paths that start with one of

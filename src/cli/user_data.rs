@@ -105,7 +105,7 @@ impl HeatCommand {
                 let document = plain(&workspace, name.value.as_str())?;
                 let path = self.output.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
                 let path = path.join(format!("{}.user-data", name.value));
-                files::replace(&Host, &path, &document.bytes)?;
+                write(&document.bytes, Some(&path))?;
                 Some(path.to_string_lossy().into_owned())
             }
             None => None,

@@ -252,7 +252,8 @@ fn lost_names(pieces: &[Piece]) -> Vec<Mistake> {
                 seen.push((name, piece.span));
                 continue;
             };
-            let message = format!("two parts have `{}`, of which one is lost", name.escape_debug());
+            let message =
+                format!("two parts have `{}`: cloud-init keeps the first", name.escape_debug());
             lints.push(
                 Mistake::at(piece.span, "kiln::user_data::lost_name", message, "the second")
                     .and(*first, "the first")
