@@ -28,6 +28,10 @@ const COMMANDS: &[&str] = &[
     "key",
     "push",
     "bundle",
+    "user-data",
+    "heat",
+    "seed",
+    "advise",
     "import",
     "doctor",
 ];
@@ -40,6 +44,7 @@ const INNER: &[&str] = &[
     "cache pin",
     "cache export",
     "cache import",
+    "advise nova",
 ];
 
 fn root() -> &'static Path {

@@ -85,6 +85,19 @@ fn heat_takes_what_the_recipe_says() {
     }
 }
 
+#[test]
+fn the_example_of_the_book_is_right() {
+    let book = include_str!("../../book/src/reference/user-data/web.kdl");
+    let image = "image \"debian-web\" {\n    base bootstrap \"bookworm\"\n}\n";
+    let tree = tree(&format!("{image}{book}"), &[]);
+    let workspace = load(&tree);
+    assert!(heat::check(&workspace).is_empty(), "nothing stands out");
+    let template = &workspace.documents.templates[0];
+    let document = heat::document(template, &read(&workspace, "web")).unwrap();
+    let said = validate(&[heat::template(template, Some(&document))]);
+    assert_eq!(said[0]["error"], serde_json::Value::Null);
+}
+
 /// Any template with any user data: Heat finds the text as it was packed.
 #[test]
 fn every_user_data_stands_in_its_template() {

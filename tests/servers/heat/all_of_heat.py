@@ -1,4 +1,4 @@
-"""Heat's API and engine in one process, over a message bus in memory: heat.py --config-file FILE."""
+"""Heat's API and engine in one process, over a message bus in memory: all_of_heat.py --config-file FILE."""
 
 import eventlet
 
