@@ -3,7 +3,7 @@
 //! Reads recipe files and joins parsing, lowering and the graph, so that the mistakes of all files
 //! are reported together. It does not read the files that steps name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -392,16 +392,11 @@ fn unknown<'a>(
     if known.clone().any(|known| known == name) {
         return None;
     }
-    let help = match nearest(name, known.clone()) {
+    let all: BTreeSet<_> = known.clone().map(|name| format!("`{name}`")).collect();
+    let help = match nearest(name, known) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => {
-            let all: Vec<_> = known.map(|name| format!("`{name}`")).collect();
-            if all.is_empty() {
-                "there is none yet".to_owned()
-            } else {
-                format!("there are {}", all.join(", "))
-            }
-        }
+        None if all.is_empty() => "there is none yet".to_owned(),
+        None => format!("there are {}", Vec::from_iter(all).join(", ")),
     };
     let message = format!("there is no {what} `{name}`");
     Some(Mistake::at(span, code, message, "not known").help(help))

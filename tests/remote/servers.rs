@@ -247,7 +247,7 @@ pub(crate) fn directory(name: &str) -> PathBuf {
 }
 
 /// Where `tests/servers/prepare` installs.
-fn servers() -> PathBuf {
+pub(crate) fn servers() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("servers")
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use kiln::heat;
 use serde_json::Value;
 
-use super::servers::{Started, directory, free_port, repository, start, tool};
+use super::servers::{Started, directory, free_port, repository, servers, start, tool};
 use super::{load, python, read, tree};
 
 /// Debian's Keystone, Swift and Heat, which know each other; the address is Keystone's.
@@ -15,10 +15,8 @@ static HEAT: Started = Started::new(|| {
         tool(program);
     }
     let openstack = repository("tests/servers/openstack");
-    let made = Command::new(openstack.join("fixture"))
-        .arg(directory("..").join("openstack"))
-        .output()
-        .unwrap();
+    let made =
+        Command::new(openstack.join("fixture")).arg(servers().join("openstack")).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let fixture = String::from_utf8(made.stdout).unwrap();
     let keystone_files = directory("keystone");
@@ -40,6 +38,7 @@ static HEAT: Started = Started::new(|| {
     let files = directory("heat");
     let mut command = Command::new(repository("tests/servers/heat/heat"));
     command.arg(&files).args([keystone, heat, &swift[0]].map(u16::to_string));
+    command.arg(servers().join("heat"));
     start(&command, files, *heat);
     server
 });

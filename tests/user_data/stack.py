@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import yaml
@@ -26,9 +27,12 @@ def call(method, url, body=None, headers=()):
     data = json.dumps(body).encode() if body is not None else None
     headers = {"Content-Type": "application/json", **dict(headers)}
     request = urllib.request.Request(url, data, headers, method=method)
-    with urllib.request.urlopen(request) as answer:
-        text = answer.read()
-        return (json.loads(text) if text else None), answer.headers
+    try:
+        with urllib.request.urlopen(request) as answer:
+            text = answer.read()
+            return (json.loads(text) if text else None), answer.headers
+    except urllib.error.HTTPError as error:
+        sys.exit(f"{method} {url}: {error.code}: {error.read()[:2000]}")
 
 
 user = {"name": "ann", "password": "ann", "domain": {"id": "default"}}
