@@ -132,20 +132,15 @@ fn server(heat: &Heat, document: Option<&Document>) -> Yaml {
         // As it is: by default Heat would pack it into a message of its own.
         push("user_data_format", Yaml::text("RAW"));
         let text = Yaml::text(document.text().expect("a template's user data is a text"));
-        push(
-            "user_data",
-            match heat.wait {
-                None => text,
-                Some(_) => {
-                    let curl = get_attr("signal_handle", "curl_cli");
-                    let params = Yaml::map([(NOTIFY, curl)]);
-                    let replace = Yaml::map([("params", params), ("template", text)]);
-                    Yaml::map([("str_replace", replace)])
-                }
-            },
-        );
+        push("user_data", if heat.wait.is_some() { replaced(text) } else { text });
     }
     Yaml::Map(pairs)
+}
+
+/// A text in which Heat puts the command that tells it.
+fn replaced(text: Yaml) -> Yaml {
+    let params = Yaml::map([(NOTIFY, get_attr("signal_handle", "curl_cli"))]);
+    Yaml::map([("str_replace", Yaml::map([("params", params), ("template", text)]))])
 }
 
 fn outputs(heat: &Heat) -> Yaml {
@@ -183,6 +178,17 @@ pub fn lint(heat: &Heat, user_data: Option<&UserData<File>>, images: &[&Image]) 
         lints.push(
             Mistake::at(wait.span, "kiln::heat::nobody_signals", message, "waits until its end")
                 .help("give the server `user-data`, or remove `wait`")
+                .warning(),
+        );
+    }
+    if let (None, Some(name), Some(files)) = (heat.wait, &heat.server.user_data, user_data)
+        && document(heat, files).is_ok_and(|document| document.notifies())
+    {
+        let message =
+            format!("`{}` calls `{NOTIFY}`, and this stack puts nothing there", name.value);
+        lints.push(
+            Mistake::at(name.span, "kiln::heat::not_waiting", message, "for this server")
+                .help("add `wait` to the template")
                 .warning(),
         );
     }

@@ -170,13 +170,6 @@ pub const TOOLS: &[Tool] = &[
     tool(&["sqlite3"], Purpose::Test, "sqlite3", "sqlite", "sqlite3"),
     tool(&["cloud-init"], Purpose::Test, "cloud-init", "cloud-init", "cloud-init"),
     tool(&["heat-manage"], Purpose::Test, "heat-common", "openstack-heat-common", "openstack-heat"),
-    tool(
-        &["heat-engine"],
-        Purpose::Test,
-        "heat-engine",
-        "openstack-heat-engine",
-        "openstack-heat-engine",
-    ),
     tool(&["curl"], Purpose::Test, "curl", "curl", "curl"),
     tool(&["node"], Purpose::Test, "nodejs", "nodejs", "nodejs"),
     tool(&["npm"], Purpose::Test, "npm", "npm", "npm"),

@@ -38,6 +38,7 @@ impl Yaml {
     }
 
     /// A mapping.
+    #[must_use]
     pub fn map<const N: usize>(pairs: [(&str, Yaml); N]) -> Self {
         Self::Map(pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     }
@@ -89,9 +90,9 @@ fn in_block(text: &str) -> bool {
         matches!(c, '\n' | '\t' | ' '..='~' | '\u{a0}'..='\u{d7ff}')
             && !matches!(c, '\u{2028}' | '\u{2029}')
     };
-    text.contains('\n')
-        && text.trim_start_matches(['\n', ' ', '\t']) != ""
-        && text.chars().all(fits)
+    // Of blank lines alone nobody could say how far they are indented.
+    let is_blank = text.trim_start_matches(['\n', ' ', '\t']).is_empty();
+    text.contains('\n') && !is_blank && text.chars().all(fits)
 }
 
 /// The outermost names of a document; `None` if it is no mapping, or no YAML.

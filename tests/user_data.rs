@@ -13,6 +13,8 @@ mod documents;
 mod live;
 #[path = "user_data/mistakes.rs"]
 mod mistakes;
+#[path = "user_data/seeds.rs"]
+mod seeds;
 #[path = "user_data/templates.rs"]
 mod templates;
 #[path = "user_data/yaml.rs"]

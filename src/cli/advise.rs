@@ -99,7 +99,7 @@ fn subjects(workspace: &Workspace, names: &[String]) -> Result<Vec<Subject>, Cli
         names.is_empty() || names.iter().any(|name| image.image.name.value.as_str() == name)
     };
     let images = closure.into_iter().map(|image| &graph.images[image]);
-    Ok(images.filter(|image| wanted(&image)).map(|image| subject(workspace, image)).collect())
+    Ok(images.filter(|image| wanted(image)).map(|image| subject(workspace, image)).collect())
 }
 
 fn subject(workspace: &Workspace, node: &ImageNode) -> Subject {

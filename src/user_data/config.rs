@@ -93,12 +93,11 @@ fn file(file: &ConfigFile<File>) -> Yaml {
         Text::File(file) => &file.bytes,
     };
     let is_text = |text: &&str| text.chars().all(|c| !c.is_control() || "\n\t".contains(c));
-    match str::from_utf8(bytes).ok().filter(is_text) {
-        Some(text) => push("content", Yaml::text(text)),
-        None => {
-            push("encoding", Yaml::text("b64"));
-            push("content", Yaml::text(STANDARD.encode(bytes)));
-        }
+    if let Some(text) = str::from_utf8(bytes).ok().filter(is_text) {
+        push("content", Yaml::text(text));
+    } else {
+        push("encoding", Yaml::text("b64"));
+        push("content", Yaml::text(STANDARD.encode(bytes)));
     }
     Yaml::Map(pairs)
 }

@@ -27,9 +27,10 @@ pub(super) fn message(pieces: &[Piece]) -> String {
             None => ("utf-8", "base64", wrapped(&piece.content)),
         };
         // Only texts have a character set.
-        let charset = match piece.media_type.starts_with("text/") {
-            true => format!("; charset=\"{charset}\""),
-            false => String::new(),
+        let charset = if piece.media_type.starts_with("text/") {
+            format!("; charset=\"{charset}\"")
+        } else {
+            String::new()
         };
         write!(
             text,
@@ -73,15 +74,17 @@ fn boundary(pieces: &[Piece]) -> String {
     let holds = |piece: &Piece, text: &str| {
         piece.content.windows(text.len()).any(|window| window == text.as_bytes())
     };
-    (0_u64..)
-        .map(|number| {
-            let mut hasher = Hasher::new("kiln 2026 MIME boundary v1");
-            hasher.number(number);
-            for piece in pieces {
-                hasher.bytes(piece.media_type.as_bytes()).bytes(&piece.content);
-            }
-            format!("kiln-{}", hasher.finish().short())
-        })
-        .find(|boundary| !pieces.iter().any(|piece| holds(piece, boundary)))
-        .expect("there are more numbers than parts")
+    let mut number = 0;
+    loop {
+        let mut hasher = Hasher::new("kiln 2026 MIME boundary v1");
+        hasher.number(number);
+        for piece in pieces {
+            hasher.bytes(piece.media_type.as_bytes()).bytes(&piece.content);
+        }
+        let boundary = format!("kiln-{}", hasher.finish().short());
+        if !pieces.iter().any(|piece| holds(piece, &boundary)) {
+            return boundary;
+        }
+        number += 1;
+    }
 }

@@ -11,7 +11,7 @@ use super::{load, python, read, tree};
 
 /// Debian's Keystone, Swift and Heat, which know each other; the address is Keystone's.
 static HEAT: Started = Started::new(|| {
-    for program in ["keystone-manage", "uwsgi", "sqlite3", "swift-proxy-server", "heat-engine"] {
+    for program in ["keystone-manage", "uwsgi", "sqlite3", "swift-proxy-server", "heat-manage"] {
         tool(program);
     }
     let openstack = repository("tests/servers/openstack");

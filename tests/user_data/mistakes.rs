@@ -100,6 +100,12 @@ heat \"waits\" {
     server
     wait
 }
+user-data \"calls\" {
+    script text=\"#!/bin/sh -ex\\nwc_notify\"
+}
+heat \"goes-on\" {
+    server user-data=\"calls\"
+}
 ";
     let settings: &[(&str, &[u8])] = &[
         ("../kiln.kdl", b"secret \"key\" env=\"KEY\"\n"),

@@ -35,6 +35,13 @@ for name in ("heat", "swift"):
     body = {"user": {"name": name, "password": name, "domain_id": "default"}}
     user = call("POST", "/users", body, admin)[0]["user"]["id"]
     call("PUT", f"/projects/{service_project}/users/{user}/roles/{roles['admin']}", token=admin)
+# Heat asks for Keystone as an administrator does.
+services = call("GET", "/services", token=admin)[0]["services"]
+identity = next(one["id"] for one in services if one["type"] == "identity")
+for interface in ("internal", "admin"):
+    body = {"interface": interface, "region_id": "one", "service_id": identity}
+    body["url"] = f"http://127.0.0.1:{keystone}/v3"
+    call("POST", "/endpoints", {"endpoint": body}, admin)
 for name, kind, url in (
     ("heat", "orchestration", f"http://127.0.0.1:{heat}/v1/%(tenant_id)s"),
     ("swift", "object-store", f"http://127.0.0.1:{swift}/v1/AUTH_%(tenant_id)s"),
