@@ -275,8 +275,10 @@ fn unknown_node(cx: &mut Context<'_>, node: &KdlNode, owner: &str, known: &[&'st
     let mut words: Vec<_> = known.iter().map(|word| word.keyword).collect();
     words.dedup();
     let help = match (foreign(name), nearest(name, words.iter().copied())) {
-        // A word that only lacks its end is what was meant, whatever else it means elsewhere.
-        (_, Some(near)) if near.starts_with(name) => format!("did you mean `{near}`?"),
+        // A word that differs in its end only is what was meant, whatever else it means elsewhere.
+        (_, Some(near)) if near.starts_with(name) || name.starts_with(near) => {
+            format!("did you mean `{near}`?")
+        }
         (Some(help), _) => help.to_owned(),
         (None, Some(near)) => format!("did you mean `{near}`?"),
         (None, None) => format!("{} can stand here", listed(&words)),
