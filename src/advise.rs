@@ -221,10 +221,11 @@ fn stay(options: Options) -> String {
     let mut text = String::from(
         "How long a superseded image must stay in Glance\n  \
            As long as an instance that was started from it is there. The disk of an instance is what\n  \
-           differs from its image: where it is migrated, evacuated, resized, rebuilt or unshelved, a\n  \
-           node fetches the image again, and fails where it is gone. Hide it (`openstack image set\n  \
-           --hidden`) or take its name away, so that nobody starts from it; delete it when\n  \
-           `openstack server list --all-projects --image ID` is empty.\n",
+           differs from its image: where it is evacuated or rebuilt, a node fetches the image again,\n  \
+           and fails where it is gone; where it is migrated or resized, the new node can at best copy\n  \
+           it from the old one. Hide it (`openstack image set --hidden`) or take its name away, so\n  \
+           that nobody starts from it; delete it when `openstack server list --all-projects --image\n  \
+           ID` is empty.\n",
     );
     if age > 0 {
         writeln!(

@@ -1,6 +1,7 @@
 //! What may be meant otherwise: habits that make user data useless elsewhere, or fail unseen.
 
-use super::{BOOTHOOK, CONFIG, File, Piece};
+use super::part::{BOOTHOOK, CONFIG};
+use super::{File, Piece};
 use crate::mistake::{Mistake, nearest};
 use crate::recipe::{Part, UserData};
 use crate::source::Span;
