@@ -1,5 +1,6 @@
 //! The command line: what each word does, and how errors and exit codes come out.
 
+mod advise;
 mod bases;
 mod boot;
 mod build;
@@ -16,6 +17,7 @@ mod log;
 mod plan;
 mod remotes;
 mod test;
+mod user_data;
 mod why;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +28,7 @@ use std::time::{Duration, SystemTime};
 use clap::{CommandFactory, Parser, Subcommand};
 use miette::Diagnostic;
 
+use crate::advise::ConfigError;
 use crate::digest::ActionKey;
 use crate::engine::bundle::{ExportError, ImportError};
 use crate::engine::{BuildError, outputs};
@@ -42,6 +45,7 @@ use crate::remote::signing::SigningError;
 use crate::remote::team::Team;
 use crate::remote::trust::Trust;
 use crate::resolve::ResolveError;
+use crate::seed::SeedError;
 use crate::store::refs::PinError;
 use crate::store::results::Results;
 use crate::store::{Store, StoreError};
@@ -98,6 +102,14 @@ enum Command {
     Push(bundle::Push),
     /// Write images as they were last built into one file, for a site without a network.
     Bundle(bundle::BundleCommand),
+    /// Write user data as an instance gets it.
+    UserData(user_data::UserDataCommand),
+    /// Write a Heat template, or the command that does the same without Heat.
+    Heat(user_data::HeatCommand),
+    /// Write a `NoCloud` seed: a small disk that gives user data to a local machine.
+    Seed(user_data::SeedCommand),
+    /// Say what the options of nova mean for the images.
+    Advise(advise::Advise),
     /// Make a recipe of what another tool reads.
     Import(import::Import),
     /// Look at what this host lacks.
@@ -263,6 +275,26 @@ enum CliError {
         )
     )]
     FixElsewhere { image: PathBuf },
+    #[error("there is no {what} `{name}` in this workspace")]
+    #[diagnostic(code(kiln::cli::no_such_document))]
+    UnknownDocument {
+        what: &'static str,
+        name: String,
+        #[help]
+        help: String,
+    },
+    #[error("`{}` holds no public keys", path.display())]
+    #[diagnostic(
+        code(kiln::cli::no_public_key),
+        help("name a file such as `~/.ssh/id_ed25519.pub`: one key a line, and no private one")
+    )]
+    NoKey { path: PathBuf },
+    #[error("the seed cannot be made")]
+    #[diagnostic(code(kiln::cli::seed), help("what a seed holds is limited: see its cause"))]
+    Seed(#[from] SeedError),
+    #[error("`{}` is no nova.conf", path.display())]
+    #[diagnostic(code(kiln::cli::nova_config), help("correct it there: nova would not start"))]
+    NovaConfig { path: PathBuf, source: ConfigError },
     #[error("this host is not ready to build")]
     #[diagnostic(
         code(kiln::doctor::not_ready),
@@ -347,6 +379,10 @@ impl CliError {
             | Self::NoDocument { .. }
             | Self::NotImported
             | Self::UnknownBase { .. }
+            | Self::UnknownDocument { .. }
+            | Self::NoKey { .. }
+            | Self::Seed(_)
+            | Self::NovaConfig { .. }
             | Self::NoLog { .. } => Exit::Recipe,
             Self::Build(error) => of_kind(error.kind()),
             Self::Fault(fault) => of_kind(fault.kind),
@@ -374,6 +410,10 @@ pub fn main() -> ExitCode {
         Command::Cache(command) => command.run(&place),
         Command::Push(command) => command.run(&place),
         Command::Bundle(command) => command.run(&place),
+        Command::UserData(command) => command.run(&place),
+        Command::Heat(command) => command.run(&place),
+        Command::Seed(command) => command.run(&place),
+        Command::Advise(command) => command.run(&place),
         Command::Import(command) => command.run(),
         Command::Sbom(command) => command.run(&place),
         Command::Provenance(command) => command.run(&place),

@@ -1,7 +1,8 @@
 //! Compressed files: told by their magic number, never by their name, and read as a stream.
 
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read, Write as _};
 
+use flate2::GzBuilder;
 use flate2::bufread::GzDecoder;
 
 /// The ways in which a file may be compressed.
@@ -70,6 +71,14 @@ pub fn reader<'a>(mut source: impl Read + Send + 'a) -> io::Result<Box<dyn Read 
         }
         Some(Compression::Zstd) => Box::new(zstd::stream::read::Decoder::new(whole)?),
     })
+}
+
+/// Bytes as a gzip file, as small as it gets. The same bytes give the same file: it has no name, no
+/// time, and no system.
+#[must_use]
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzBuilder::new().write(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory takes everything")
 }
 
 /// The members of a gzip file. As with gzip(1), nothing but zeros may follow the last one: tapes and

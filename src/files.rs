@@ -176,7 +176,9 @@ fn replace_with(
 ) -> Result<(), FileError> {
     // Threads of one process may replace one file, too.
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let directory = path.parent().unwrap_or(Path::new("."));
+    // A bare name has a parent, too: an empty one.
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let temporary = directory.join(format!(".{name}.{}-{number}{TEMPORARY}", std::process::id()));

@@ -18,8 +18,11 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use walkdir::WalkDir;
 
+use crate::causes;
 use crate::digest::{Digest, Hasher};
 use crate::files::{self, Context, FileError, Stamp};
+use crate::mistake::Mistake;
+use crate::source::Span;
 
 /// Most files and directories in one input.
 const MAX_ENTRIES: usize = 1_000_000;
@@ -97,6 +100,24 @@ pub enum InputError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     File(#[from] FileError),
+}
+
+impl InputError {
+    /// The same as a mistake of the recipe that names the input there.
+    #[must_use]
+    pub fn mistake(&self, span: Span) -> Mistake {
+        let code = match self {
+            Self::Missing { .. } => "kiln::inputs::missing",
+            Self::LeadsOut { .. } => "kiln::inputs::leads_out",
+            Self::NotAFile { .. } => "kiln::inputs::not_a_file",
+            Self::Special { .. } => "kiln::inputs::special",
+            Self::TooMany { .. } => "kiln::inputs::too_many",
+            Self::Changed { .. } => "kiln::inputs::changed",
+            Self::File(_) => "kiln::inputs::unreadable",
+        };
+        Mistake::at(span, code, causes::in_one_line(self), "named here")
+            .maybe_help(miette::Diagnostic::help(self).map(|help| help.to_string()))
+    }
 }
 
 /// Hashes a file or tree. `relative` is its path from `root`, which it may not leave, also not

@@ -23,6 +23,7 @@
 pub mod causes;
 pub mod compression;
 pub mod digest;
+pub mod environment;
 pub mod expression;
 pub mod files;
 pub mod host;
@@ -32,6 +33,8 @@ pub mod name;
 pub mod seed;
 pub mod source;
 pub mod sys;
+mod wire;
+pub mod yaml;
 
 // Text to meaning.
 pub mod graph;
@@ -63,6 +66,11 @@ pub mod boot;
 pub mod execute;
 pub mod guest;
 pub mod seal;
+
+// What users of images are given.
+pub mod advise;
+pub mod heat;
+pub mod user_data;
 
 // The build.
 pub mod engine;

@@ -12,6 +12,7 @@ mod shape;
 mod step;
 pub mod table;
 mod trusted;
+mod user_data;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +28,8 @@ pub use self::trusted::{trust_line, with_key, with_revoked};
 use crate::mistake::Mistake;
 use crate::name::ImageName;
 use crate::recipe::{
-    Account, BootTest, Image, LocalFile, Output, OutputFormat, Scrub, ScrubItem, Step, Subscription,
+    Account, BootTest, Heat, Image, LocalFile, Output, OutputFormat, Scrub, ScrubItem, Step,
+    Subscription, UserData,
 };
 use crate::source::{FileId, Sources, Span, Spanned};
 
@@ -38,6 +40,18 @@ pub struct Commands {
     pub file: FileId,
     /// Its steps.
     pub nodes: KdlDocument,
+}
+
+/// Why a text is no host name, if it is none.
+#[must_use]
+pub fn hostname_fault(text: &str) -> Option<&'static str> {
+    shape::hostname_fault(text)
+}
+
+/// Why a text is no public key of SSH, if it is none.
+#[must_use]
+pub fn key_fault(text: &str) -> Option<&'static str> {
+    shape::key_fault(text)
 }
 
 /// Such files by their paths from the workspace root, see [`from_root`].
@@ -56,6 +70,10 @@ pub struct Recipe {
     pub images: Vec<Image>,
     /// Its profiles.
     pub profiles: Vec<WrittenProfile>,
+    /// Its user data.
+    pub user_data: Vec<UserData<LocalFile>>,
+    /// Its Heat templates.
+    pub templates: Vec<Heat>,
 }
 
 /// What one recipe file has, and its mistakes.
@@ -76,6 +94,8 @@ pub fn recipe(
         let fields = Fields::read(&mut cx, node, word);
         match word.keyword {
             "profile" => recipe.profiles.extend(profile::lower(&mut cx, &fields)),
+            "user-data" => recipe.user_data.extend(user_data::user_data(&mut cx, &fields)),
+            "heat" => recipe.templates.extend(user_data::heat(&mut cx, &fields)),
             _ => recipe.images.extend(image(&mut cx, &fields, sources, included)),
         }
     }

@@ -122,6 +122,10 @@ name_type! {
     ProfileName, MAX_NAME
 }
 name_type! {
+    /// The name of user data or of a Heat template: unique among those of a workspace.
+    DocumentName, MAX_NAME
+}
+name_type! {
     /// The name of a secret: unique in a workspace, and the name of the file in which a step finds it.
     SecretName, MAX_NAME
 }

@@ -406,34 +406,11 @@ impl Finder<'_> {
         match hash(root, relative) {
             Ok(input) => Some(input),
             Err(error) => {
-                self.mistakes.push(mistake(&error, file.span));
+                self.mistakes.push(error.mistake(file.span));
                 None
             }
         }
     }
-}
-
-/// An input that cannot be used, as a mistake of the recipe that names it.
-fn mistake(error: &InputError, span: Span) -> Mistake {
-    use miette::Diagnostic;
-    let mut message = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        message.push_str(": ");
-        message.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    let code = match error {
-        InputError::Missing { .. } => "kiln::inputs::missing",
-        InputError::LeadsOut { .. } => "kiln::inputs::leads_out",
-        InputError::NotAFile { .. } => "kiln::inputs::not_a_file",
-        InputError::Special { .. } => "kiln::inputs::special",
-        InputError::TooMany { .. } => "kiln::inputs::too_many",
-        InputError::Changed { .. } => "kiln::inputs::changed",
-        InputError::File(_) => "kiln::inputs::unreadable",
-    };
-    Mistake::at(span, code, message, "named here")
-        .maybe_help(error.help().map(|help| help.to_string()))
 }
 
 /// What becomes of a node.

@@ -9,6 +9,7 @@ mod boot;
 mod cache;
 mod profile;
 mod scrub;
+mod user_data;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -28,6 +29,9 @@ pub use boot::{BootCheck, BootFirmware, BootTest, Expectation, MetadataSource};
 pub use cache::{RemoteSource, Retention, Sharing, TrustedKey};
 pub use profile::{Check, KeyWay, Profile, Remedied, Requirement, Severity};
 pub use scrub::{Scrub, ScrubItem};
+pub use user_data::{
+    Config, ConfigFile, ConfigUser, Frequency, Heat, Part, Server, Text, Through, UserData, Wait,
+};
 
 /// One image: a base, ordered steps, a seal, outputs.
 #[derive(Debug, Clone)]

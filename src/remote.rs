@@ -22,7 +22,7 @@
 //!
 //! [`open()`] makes a [`backend::Backend`] of an address; a [`Guarded`] one is not asked any more
 //! once it fails too often; a [`Bundle`] is a remote in one file. Which crates speak for us: `opendal`
-//! for object stores, over our own `wire`, which bounds what comes and sees where redirects lead; and
+//! for object stores, over our own [`crate::wire`], which bounds what comes and sees where redirects lead; and
 //! for registries the `wire` alone, as `oci-client` reads manifests, errors and tokens whole, however
 //! long they are, and hides what a server says of waiting.
 
@@ -41,13 +41,15 @@ pub mod signing;
 pub mod statement;
 mod swift;
 pub mod team;
+mod transport;
 pub mod trust;
-mod wire;
 
 pub use bundle::{Bundle, BundleError, BundleSink, BundleWriter};
-pub use call::Patience;
 pub use guarded::Guarded;
-pub use open::{Environment, open, open_in};
+pub use open::{open, open_in};
+
+pub use crate::environment::Environment;
+pub use crate::wire::Patience;
 
 use std::fmt;
 use std::str::FromStr;

@@ -95,7 +95,7 @@ pub fn disk(label: &str, files: &[(&str, &[u8])]) -> Result<Vec<u8>, SeedError> 
         .max_root_dir_entries(ROOT_ENTRIES)
         .volume_label(label_bytes)
         .volume_id(volume_id(label, files));
-    fatfs::format_volume(&mut Cursor::new(&mut bytes), options).map_err(failed)?;
+    fatfs::format_volume(Cursor::new(&mut bytes), options).map_err(failed)?;
     for_each(&mut bytes, label, files, make_directories)?;
     mend_directories(&mut bytes);
     for_each(&mut bytes, label, files, make_file)?;

@@ -3,6 +3,7 @@
 //! Reads recipe files and joins parsing, lowering and the graph, so that the mistakes of all files
 //! are reported together. It does not read the files that steps name.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -15,9 +16,10 @@ use crate::graph::{self, BuildGraph};
 use crate::import;
 use crate::lower::{self, Commands, Included, Profiles, Settings};
 use crate::mistake::{Mistake, Mistakes, Severity, nearest};
+use crate::name::DocumentName;
 use crate::parse::{self, KdlDocument};
-use crate::recipe::{Image, LocalFile};
-use crate::source::Sources;
+use crate::recipe::{Heat, Image, LocalFile, UserData};
+use crate::source::{Sources, Span, Spanned};
 
 /// The file that marks a workspace and holds its settings.
 pub const SETTINGS_FILE: &str = "kiln.kdl";
@@ -43,6 +45,17 @@ pub struct Workspace {
     pub graph: BuildGraph,
     /// Its profiles and kiln's own, by name.
     pub profiles: Profiles,
+    /// Its user data and Heat templates.
+    pub documents: Documents,
+}
+
+/// What a workspace has beside images; every name in it leads somewhere.
+#[derive(Debug, Default)]
+pub struct Documents {
+    /// User data, as written.
+    pub user_data: Vec<UserData<LocalFile>>,
+    /// Heat templates, as written.
+    pub templates: Vec<Heat>,
 }
 
 /// What the files of a workspace say.
@@ -54,6 +67,8 @@ pub struct Compiled {
     pub graph: BuildGraph,
     /// Its profiles and kiln's own, by name.
     pub profiles: Profiles,
+    /// Its user data and Heat templates.
+    pub documents: Documents,
 }
 
 impl Workspace {
@@ -175,8 +190,8 @@ pub fn load(root: &Path) -> Result<Workspace, WorkspaceError> {
         })
     };
     match compile_with(&mut sources, files, &commands) {
-        Ok(Compiled { settings, graph, profiles }) => {
-            Ok(Workspace { root, settings, sources, graph, profiles })
+        Ok(Compiled { settings, graph, profiles, documents }) => {
+            Ok(Workspace { root, settings, sources, graph, profiles, documents })
         }
         Err(mistakes) => Err(Mistakes::new(mistakes, &sources).into()),
     }
@@ -205,7 +220,7 @@ pub fn compile_with(
     commands: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<Compiled, Vec<Mistake>> {
     let (mut settings, mut images, mut mistakes) = (Settings::default(), Vec::new(), Vec::new());
-    let mut profiles = Vec::new();
+    let (mut profiles, mut documents) = (Vec::new(), Documents::default());
     let mut included = Included::new();
     for (path, bytes) in files {
         let is_settings = path == Path::new(SETTINGS_FILE);
@@ -225,11 +240,14 @@ pub fn compile_with(
             });
             images.extend(recipe.images);
             profiles.extend(recipe.profiles);
+            documents.user_data.extend(recipe.user_data);
+            documents.templates.extend(recipe.templates);
         }
     }
     let (lints, mut mistakes): (Vec<_>, Vec<_>) =
         mistakes.into_iter().partition(|mistake| mistake.severity == Severity::Warning);
     mistakes.extend(unknown_secrets(&settings, &images));
+    mistakes.extend(documents.mistakes(&images));
     let (profiles, found) = lower::resolve(profiles, lower::own_profiles().clone());
     mistakes.extend(found);
     mistakes.extend(lower::fill_in(&mut images, &profiles));
@@ -240,7 +258,7 @@ pub fn compile_with(
     match graph::resolve(images) {
         Ok(mut graph) if mistakes.is_empty() => {
             graph.lints.extend(lints);
-            Ok(Compiled { settings, graph, profiles })
+            Ok(Compiled { settings, graph, profiles, documents })
         }
         resolved => {
             let found = resolved.err().unwrap_or_default();
@@ -320,6 +338,68 @@ fn unknown_secrets(settings: &Settings, images: &[Image]) -> Vec<Mistake> {
         }
     }
     mistakes
+}
+
+impl Documents {
+    /// Names that two have, and names that lead nowhere.
+    fn mistakes(&self, images: &[Image]) -> Vec<Mistake> {
+        let mut mistakes = twins("user data", self.user_data.iter().map(|one| &one.name));
+        mistakes.extend(twins("template", self.templates.iter().map(|one| &one.name)));
+        for server in self.templates.iter().map(|template| &template.server) {
+            if let Some(wanted) = &server.user_data {
+                let known = self.user_data.iter().map(|one| one.name.value.as_str());
+                let code = "kiln::workspace::unknown_user_data";
+                mistakes.extend(unknown(
+                    code,
+                    "user data",
+                    wanted.value.as_str(),
+                    wanted.span,
+                    known,
+                ));
+            }
+            if let Some(wanted) = &server.image {
+                let known = images.iter().map(|image| image.name.value.as_str());
+                let code = "kiln::graph::unknown_image";
+                mistakes.extend(unknown(code, "image", wanted.value.as_str(), wanted.span, known));
+            }
+        }
+        mistakes
+    }
+}
+
+fn twins<'a>(what: &str, names: impl Iterator<Item = &'a Spanned<DocumentName>>) -> Vec<Mistake> {
+    let (mut seen, mut mistakes) = (BTreeMap::new(), Vec::new());
+    for Spanned { value, span } in names {
+        let Some(first) = seen.insert(value, *span) else { continue };
+        let message = format!("`{value}` is the name of two: of this {what} and of another");
+        mistakes.push(
+            Mistake::at(*span, "kiln::workspace::duplicate_document", message, "this one")
+                .and(first, "the other one")
+                .help("rename one of them"),
+        );
+    }
+    mistakes
+}
+
+/// Says that nothing has a name, if so.
+fn unknown<'a>(
+    code: &'static str,
+    what: &str,
+    name: &str,
+    span: Span,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> Option<Mistake> {
+    if known.clone().any(|known| known == name) {
+        return None;
+    }
+    let all: BTreeSet<_> = known.clone().map(|name| format!("`{name}`")).collect();
+    let help = match nearest(name, known) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if all.is_empty() => "there is none yet".to_owned(),
+        None => format!("there are {}", Vec::from_iter(all).join(", ")),
+    };
+    let message = format!("there is no {what} `{name}`");
+    Some(Mistake::at(span, code, message, "not known").help(help))
 }
 
 /// How the codes of names start that nothing has.

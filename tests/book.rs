@@ -30,6 +30,10 @@ const COMMANDS: &[&str] = &[
     "key",
     "push",
     "bundle",
+    "user-data",
+    "heat",
+    "seed",
+    "advise",
     "import",
     "doctor",
 ];
@@ -42,6 +46,7 @@ const INNER: &[&str] = &[
     "cache pin",
     "cache export",
     "cache import",
+    "advise nova",
 ];
 
 fn root() -> &'static Path {

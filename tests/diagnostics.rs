@@ -146,6 +146,16 @@ fn mistakes_in_several_files() {
     insta::assert_snapshot!("mistakes_in_several_files", report);
 }
 
+// User data and templates; what their files hold is the tests' of user data.
+whole! {
+    bad_parts: "user-data \"a\" {\n    script\n    script \"a.sh\" text=\"x\"\n    script \"a.sh\" \"b.sh\"\n    cloud-config\n    cloud-config file=\"a\" {\n        reboot\n    }\n    part \"a\"\n    part \"a\" type=\"multipart/mixed\"\n    include \"http;//x\"\n    packages \"a\"\n}\n";
+    bad_config: "user-data \"a\" {\n    cloud-config {\n        file \"/a\"\n        file \"/a\" \"b\" source=\"c\"\n        file \"/a\" \"b\" \"c\"\n        hostname \"a\"\n        hostname \"b\"\n        key \"no key\"\n        package \"a\"\n    }\n}\n";
+    no_parts: "user-data \"a\" {\n}\n";
+    no_server: "heat \"a\" {\n    wait\n}\n";
+    bad_server: "heat \"a\" {\n    server image=\"a\" image-name=\"b\" key=\"c\"\n    server\n    wait timeout=\"13h\"\n}\nheat \"b\" {\n    server\n    wait count=2000\n}\n";
+    unknown_documents: "user-data \"web\" {\n    require \"/a\"\n}\nuser-data \"web\" {\n    require \"/b\"\n}\nheat \"web\" {\n    server image=\"debian\" user-data=\"wbe\"\n}\nheat \"web\" {\n    server user-data=\"other\"\n}\n";
+}
+
 // Profiles.
 whole! {
     unknown_profile: "image \"web\" {\n    base bootstrap \"bookworm\"\n    profile \"openstak\"\n}\n";

@@ -44,6 +44,24 @@ fn every_other_word_is_in_the_recipe_page() {
 }
 
 #[test]
+fn every_word_of_user_data_and_templates_has_its_page() {
+    for (word, name) in [("user-data", "user-data.md"), ("heat", "heat.md")] {
+        let page = page(name);
+        let word = RECIPE.iter().find(|known| known.keyword == word).expect("a word");
+        let mut open = vec![word];
+        while let Some(word) = open.pop() {
+            let shown = [" ", "`", " …"].map(|end| format!("`{}{end}", word.keyword));
+            assert!(shown.iter().any(|text| page.contains(text)), "{}", word.keyword);
+            for property in word.properties() {
+                let shown = [format!("`{}", property.name), format!("{}=", property.name)];
+                assert!(shown.iter().any(|text| page.contains(text)), "{}", property.name);
+            }
+            open.extend(word.children());
+        }
+    }
+}
+
+#[test]
 fn every_code_is_explained() {
     let page = page("diagnostics.md");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

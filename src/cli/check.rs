@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use clap::Args;
 
 use super::{CliError, Place, Wanted, show};
+use crate::heat;
+use crate::mistake::{Mistakes, Severity};
 
 /// Check the recipes.
 #[derive(Debug, Args)]
@@ -20,6 +22,12 @@ impl Check {
         let unlocked: BTreeSet<_> =
             wanted.unlocked().into_iter().map(|(_, origin)| origin.locked_as()).collect();
         let unlocked = unlocked.len();
+        let found = heat::check(&wanted.workspace);
+        if found.iter().any(|mistake| mistake.severity == Severity::Error) {
+            let errors = found.into_iter().filter(|mistake| mistake.severity == Severity::Error);
+            return Err(Mistakes::new(errors.collect(), &wanted.workspace.sources).into());
+        }
+        wanted.workspace.graph.lints.extend(found);
         let lints = wanted.workspace.lints();
         if !lints.is_empty() {
             show(&lints);
@@ -35,6 +43,11 @@ impl Check {
         } else {
             let steps = wanted.actions.nodes.len();
             println!("{images} image{}, {steps} action{}: no mistakes", s(images), s(steps));
+        }
+        let documents = &wanted.workspace.documents;
+        let (user_data, templates) = (documents.user_data.len(), documents.templates.len());
+        if user_data + templates > 0 {
+            println!("{user_data} user data, {templates} template{}: no mistakes", s(templates));
         }
         Ok(())
     }

@@ -275,6 +275,10 @@ fn unknown_node(cx: &mut Context<'_>, node: &KdlNode, owner: &str, known: &[&'st
     let mut words: Vec<_> = known.iter().map(|word| word.keyword).collect();
     words.dedup();
     let help = match (foreign(name), nearest(name, words.iter().copied())) {
+        // A word that differs in its end only is what was meant, whatever else it means elsewhere.
+        (_, Some(near)) if near.starts_with(name) || name.starts_with(near) => {
+            format!("did you mean `{near}`?")
+        }
         (Some(help), _) => help.to_owned(),
         (None, Some(near)) => format!("did you mean `{near}`?"),
         (None, None) => format!("{} can stand here", listed(&words)),
@@ -302,6 +306,9 @@ fn foreign(name: &str) -> Option<&'static str> {
         "partition" | "table" | "firmware" => {
             "write it in the block of `base bootstrap` or `base scratch`"
         }
+        "packages" => "write it in the block of `cloud-config`",
+        "runcmd" => "write `run \"…\"` in the block of `cloud-config`",
+        "write-files" | "write_files" => "write `file \"…\" \"…\"` in the block of `cloud-config`",
         "pool" => "write it in the block of `subscription`",
         "expect" | "expect-command" => "write it in the block of `test`",
         "attach" | "secret" => {

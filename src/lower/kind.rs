@@ -25,6 +25,10 @@ pub enum Kind {
     StepName,
     /// The name of a profile, or of a requirement of one.
     ProfileName,
+    /// The name of user data or of a Heat template.
+    DocumentName,
+    /// A media type such as "text/jinja2".
+    MediaType,
     /// The name of a secret of `kiln.kdl`.
     SecretName,
     /// The name of a remote.
@@ -103,6 +107,8 @@ impl Kind {
             Self::ImageName => "the name of an image",
             Self::StepName => "the name of a step",
             Self::ProfileName => "the name of a profile or a requirement",
+            Self::DocumentName => "the name of user data or a template",
+            Self::MediaType => "a media type",
             Self::SecretName => "the name of a secret",
             Self::RemoteName => "the name of a remote",
             Self::Namespace => "a namespace",
@@ -148,6 +154,7 @@ impl Kind {
             Self::ImageName => "\"debian-web\"",
             Self::StepName => "\"base-tools\"",
             Self::ProfileName => "\"openstack\"",
+            Self::MediaType => "\"text/jinja2\"",
             Self::SecretName => "\"registry-token\"",
             Self::RemoteName => "\"team\"",
             Self::Namespace | Self::ArchiveWord => "\"main\"",
@@ -170,7 +177,7 @@ impl Kind {
             Self::Mirror => "\"http://deb.debian.org/debian\"",
             Self::Size => "\"4G\"",
             Self::Period => "\"24h\"",
-            Self::Hostname => "\"web\"",
+            Self::Hostname | Self::DocumentName => "\"web\"",
             Self::Timezone => "\"Europe/Vienna\"",
             Self::PasswordHash => "\"$6$…\"",
             Self::Password => "\"correct horse\"",

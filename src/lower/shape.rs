@@ -86,6 +86,20 @@ pub(super) fn signing_key_fault(text: &str) -> Option<&'static str> {
     }
 }
 
+/// A type and a subtype (RFC 6838, section 4.2), without parameters.
+pub(super) fn media_fault(text: &str) -> Option<&'static str> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "!#$&-^_.+".contains(c);
+    let name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(fits)
+    };
+    match text.split_once('/') {
+        _ if text.len() > MAX_WORD => Some("it is longer than 200 bytes"),
+        Some(("multipart" | "message", _)) => Some("kiln packs the parts itself"),
+        Some((kind, subtype)) if name(kind) && name(subtype) => None,
+        _ => Some("it is not a type and a subtype with a slash between them"),
+    }
+}
+
 pub(super) fn template_fault(text: &str) -> Option<&'static str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if text.len() > MAX_WORD {

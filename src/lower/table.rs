@@ -5,6 +5,7 @@
 
 pub(super) mod boot;
 mod profile;
+mod user_data;
 
 pub use super::kind::Kind;
 use crate::recipe::{DiskFormat, ScrubItem};
@@ -673,6 +674,8 @@ pub const RECIPE: &[Word] = &[
         doc: "an image: a base, steps, and outputs",
     },
     profile::PROFILE,
+    user_data::USER_DATA,
+    user_data::TEMPLATE,
 ];
 
 /// The word for a key whose signatures count.

@@ -8,13 +8,15 @@ use std::time::Duration;
 use kdl::KdlValue;
 
 use super::shape::{
-    address_fault, archive_fault, hash_fault, hostname_fault, key_fault, link_fault, mirror_fault,
-    package_fault, password_fault, signing_key_fault, template_fault, timezone_fault, url_fault,
+    address_fault, archive_fault, hash_fault, hostname_fault, key_fault, link_fault, media_fault,
+    mirror_fault, package_fault, password_fault, signing_key_fault, template_fault, timezone_fault,
+    url_fault,
 };
 use super::table::Kind;
 use crate::mistake::{excerpt, nearest, quoted};
 use crate::name::{
-    GuestPath, ImageName, Mode, Namespace, Owner, ProfileName, RemoteName, SecretName, StepName,
+    DocumentName, GuestPath, ImageName, Mode, Namespace, Owner, ProfileName, RemoteName,
+    SecretName, StepName,
 };
 use crate::recipe::LocalFile;
 use crate::source::{Span, Spanned};
@@ -37,6 +39,7 @@ pub(super) enum Value {
     Image(ImageName),
     Step(StepName),
     Profile(ProfileName),
+    Document(DocumentName),
     Secret(SecretName),
     Remote(RemoteName),
     Namespace(Namespace),
@@ -80,7 +83,7 @@ macro_rules! take {
 }
 
 take! {
-    Text: String, Flag: bool, Number: u64, Choice: &'static str, Image: ImageName, Step: StepName, Profile: ProfileName, Secret: SecretName,
+    Text: String, Flag: bool, Number: u64, Choice: &'static str, Image: ImageName, Step: StepName, Profile: ProfileName, Document: DocumentName, Secret: SecretName,
     Remote: RemoteName, Namespace: Namespace,
     Guest: GuestPath, Local: LocalFile, Path: PathBuf, Mode: Mode, Owner: Owner,
     Owners: (Option<Owner>, Option<Owner>), Period: Duration,
@@ -162,6 +165,8 @@ fn check_text(kind: Kind, text: &str, place: Place<'_>) -> Result<Value, Misfit>
         Kind::ImageName => name(text).map(Value::Image),
         Kind::StepName => name(text).map(Value::Step),
         Kind::ProfileName => name(text).map(Value::Profile),
+        Kind::DocumentName => name(text).map(Value::Document),
+        Kind::MediaType => shaped(kind, text, media_fault(text)),
         Kind::SecretName => name(text).map(Value::Secret),
         Kind::RemoteName => name(text).map(Value::Remote),
         Kind::Namespace => name(text).map(Value::Namespace),

@@ -12,10 +12,11 @@ use futures::StreamExt;
 use opendal::Operator;
 
 use super::backend::{Backend, Claim, MAX_BLOB, MAX_RECORD, RemoteError};
-use super::call::{Caller, Fault, blocking};
-use super::{BlobRef, RecordName, directory, wire};
+use super::call::Caller;
+use super::{BlobRef, RecordName, directory, transport};
 use crate::digest::ActionKey;
 use crate::name::Namespace;
+use crate::wire::{Fault, blocking};
 
 /// Longest lease in bytes.
 const MAX_LEASE: u64 = 64 << 10;
@@ -46,8 +47,8 @@ pub(super) struct Objects {
 impl Objects {
     /// Does something with the store; what went wrong has a kind.
     async fn ask<T>(&self, work: impl Future<Output = opendal::Result<T>>) -> Result<T, Fault> {
-        let (result, seen) = wire::watched(work).await;
-        result.map_err(|error| wire::fault_of(error, seen))
+        let (result, seen) = transport::watched(work).await;
+        result.map_err(|error| transport::fault_of(error, seen))
     }
 
     /// Reads a whole file of at most `limit` bytes; `None` where there is none.

@@ -5,57 +5,25 @@
 //! endpoint that it names is taken only where requests are signed and no secret is sent.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use opendal::services::{Azblob, Fs, Gcs, Http, S3, Webdav};
 use opendal::{Builder, HttpTransport, HttpTransporter, OperationContext, Operator};
 
 use super::backend::{Backend, RemoteError};
-use super::call::{Caller, Cause, Patience};
+use super::call::Caller;
 use super::objects::{Leases, Objects};
 use super::read_only::ReadOnly;
 use super::registry::{Registry, Repository};
 use super::swift::Account;
-use super::wire::{Redirects, Wire};
-use super::{directory, swift, wire};
+use super::{directory, swift, transport};
+use crate::environment::Environment;
 use crate::files;
 use crate::recipe::RemoteSource;
+use crate::wire::{Cause, Patience, Redirects, Wire};
 
 /// Largest file with credentials.
 const MAX_NETRC: u64 = 1 << 20;
-
-/// Where programs of this host find their credentials: environment variables, by name.
-#[derive(Clone)]
-pub struct Environment(Arc<Lookup>);
-
-type Lookup = dyn Fn(&str) -> Option<String> + Send + Sync;
-
-impl Environment {
-    /// This process's own.
-    #[must_use]
-    pub fn of_process() -> Self {
-        Self(Arc::new(|name| std::env::var(name).ok()))
-    }
-
-    /// These variables and no others.
-    #[must_use]
-    pub fn of(pairs: &[(&str, &str)]) -> Self {
-        let pairs: Vec<_> = pairs.iter().map(|&(n, v)| (n.to_owned(), v.to_owned())).collect();
-        Self(Arc::new(move |name| {
-            pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
-        }))
-    }
-
-    /// The first of some variables that is set and not empty.
-    pub(super) fn get(&self, names: &[&str]) -> Option<String> {
-        names.iter().find_map(|name| (self.0)(name).filter(|value| !value.is_empty()))
-    }
-
-    /// A path below the user's home.
-    pub(super) fn home(&self, below: &str) -> Option<PathBuf> {
-        self.get(&["HOME"]).map(|home| Path::new(&home).join(below))
-    }
-}
 
 /// Opens a remote. Nothing is asked of it yet.
 ///
@@ -335,7 +303,7 @@ impl Opening<'_> {
 
 /// The store's own settings do not fit together.
 fn not_set_up(error: opendal::Error) -> Hitch {
-    Hitch::Cause("be set up", wire::cause(error))
+    Hitch::Cause("be set up", transport::cause(error))
 }
 
 /// The login and password that a `netrc` has for a host. Its `default` is for no host that a

@@ -16,12 +16,12 @@ use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
 
 use self::access::{Access, Scope};
 use super::backend::{Backend, Claim, MAX_BLOB, MAX_RECORD, RemoteError};
-use super::call::{Caller, Fault};
-use super::open::Environment;
-use super::wire::{Answer, MAX_TEXT, Wire};
+use super::call::Caller;
 use super::{BlobId, BlobRef, RecordName};
 use crate::digest::ActionKey;
+use crate::environment::Environment;
 use crate::name::Namespace;
+use crate::wire::{Answer, Fault, MAX_TEXT, Wire};
 
 /// Longest manifest in bytes, which is what registries take.
 const MAX_MANIFEST: u64 = 4 << 20;

@@ -12,9 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::call::Fault;
-use super::open::Environment;
-use super::wire::{MAX_TEXT, Wire};
+use crate::environment::Environment;
+use crate::wire::{self, Fault, MAX_TEXT, Wire};
 
 /// What stands for the account's address until it is known.
 const NOWHERE: &str = "http://account.invalid";
@@ -263,7 +262,7 @@ fn not_logged_in(fault: Fault) -> opendal::Error {
 /// A boxed cause as an error of its own.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-struct Caused(super::call::Cause);
+struct Caused(wire::Cause);
 
 #[cfg(test)]
 mod tests {

@@ -16,9 +16,8 @@ use reqwest::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
 use super::Repository;
-use crate::remote::call::{Fault, blocking};
-use crate::remote::open::Environment;
-use crate::remote::wire::{Answer, MAX_TEXT, Wire};
+use crate::environment::Environment;
+use crate::wire::{Answer, Fault, MAX_TEXT, Wire, blocking};
 
 /// What one wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

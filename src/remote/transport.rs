@@ -18,9 +18,8 @@ use opendal::{Buffer, ErrorKind, HttpBody, HttpTransport};
 use reqwest::header::{CONTENT_ENCODING, HeaderMap, RANGE};
 use reqwest::{Method, Response, StatusCode};
 
-use super::{MAX_TEXT, Wire, kind_of, retry_after, shown};
-use crate::remote::backend::MAX_BLOB;
-use crate::remote::call::{Cause, Fault};
+use super::backend::MAX_BLOB;
+use crate::wire::{Cause, Fault, MAX_TEXT, Wire, kind_of, retry_after, shown};
 
 /// A body that is longer than anything that could be right.
 #[derive(Debug, thiserror::Error)]
@@ -34,13 +33,13 @@ tokio::task_local! {
 
 /// The status of an answer, and how long the server asks to wait.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::remote) struct Seen {
+pub(super) struct Seen {
     status: Option<StatusCode>,
     wait: Option<Duration>,
 }
 
 /// Does something, and tells with it what the last server that took part said.
-pub(in crate::remote) async fn watched<T>(work: impl Future<Output = T>) -> (T, Seen) {
+pub(super) async fn watched<T>(work: impl Future<Output = T>) -> (T, Seen) {
     SEEN.scope(Cell::default(), async {
         let done = work.await;
         (done, SEEN.with(Cell::get))
@@ -57,7 +56,7 @@ impl HttpTransport for Wire {
         let url = parts.uri.to_string();
         let wanted = wanted_range(&parts.headers);
         let is_head = parts.method == Method::HEAD;
-        let mut builder = self.client.request(parts.method, &url).headers(parts.headers);
+        let mut builder = self.client().request(parts.method, &url).headers(parts.headers);
         if !body.is_empty() {
             builder = builder.body(body.to_bytes());
         }
@@ -152,7 +151,7 @@ fn failed(error: reqwest::Error) -> opendal::Error {
 }
 
 /// The fault that an error of `opendal` is, with what the server said last.
-pub(in crate::remote) fn fault_of(error: opendal::Error, seen: Seen) -> Fault {
+pub(super) fn fault_of(error: opendal::Error, seen: Seen) -> Fault {
     let connection = Error::source(&error).and_then(find::<reqwest::Error>);
     if connection.is_some_and(|error| error.is_timeout() && !error.is_connect()) {
         return Fault::Silent;
@@ -179,7 +178,7 @@ pub(in crate::remote) fn fault_of(error: opendal::Error, seen: Seen) -> Fault {
 }
 
 /// An error of `opendal` as a cause that may be shown.
-pub(in crate::remote) fn cause(error: opendal::Error) -> Cause {
+pub(super) fn cause(error: opendal::Error) -> Cause {
     Box::new(Store(error))
 }
 

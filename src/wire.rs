@@ -1,4 +1,4 @@
-//! HTTP as remotes speak it: every answer bounded, every redirect looked at, every fault of a kind.
+//! HTTP as remotes and clouds speak it: every answer bounded, every redirect looked at, every fault of a kind.
 //!
 //! It knows requests and answers, not what they are about. A server is believed nothing: a body ends
 //! where its bound is, and text of a server is shown only with its control characters escaped and
@@ -7,7 +7,7 @@
 //! A redirect within one server is followed. To another one goes only what holds no credentials, and
 //! never from `https` to anything else.
 
-mod transport;
+mod call;
 
 use std::sync::Once;
 use std::time::Duration;
@@ -17,11 +17,11 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, StatusCode};
 
-use super::call::{Cause, Fault, Patience};
-pub(super) use transport::{cause, fault_of, watched};
+pub use call::Patience;
+pub(crate) use call::{Cause, Fault, attempt, blocking};
 
 /// Longest body in bytes of an answer that is neither a blob nor a record.
-pub(super) const MAX_TEXT: u64 = 1 << 20;
+pub(crate) const MAX_TEXT: u64 = 1 << 20;
 /// Bytes of a server's own words that are shown.
 const MAX_SHOWN: usize = 300;
 /// Longest time that a server may ask to wait.
@@ -31,24 +31,24 @@ const MAX_REDIRECTS: usize = 5;
 
 /// Where a server may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Redirects {
+pub(crate) enum Redirects {
     /// To itself only: headers hold credentials that the client does not know as such.
     Within,
     /// Anywhere; credentials stay behind.
     Anywhere,
 }
 
-/// A client of one remote.
+/// A client of one server.
 #[derive(Debug, Clone)]
-pub(super) struct Wire {
+pub(crate) struct Wire {
     client: Client,
 }
 
 /// An answer with its whole body.
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
 /// What a server said beside what was asked for.
@@ -70,7 +70,7 @@ impl Wire {
     ///
     /// # Errors
     /// Where TLS has no certificates to start with, or the environment names a proxy that is none.
-    pub(super) fn new(patience: &Patience, redirects: Redirects) -> Result<Self, reqwest::Error> {
+    pub(crate) fn new(patience: &Patience, redirects: Redirects) -> Result<Self, reqwest::Error> {
         static PROVIDER: Once = Once::new();
         // Another provider that is installed already does as well.
         PROVIDER.call_once(|| {
@@ -86,7 +86,7 @@ impl Wire {
     }
 
     /// The client, to make a request with.
-    pub(super) fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 
@@ -94,7 +94,7 @@ impl Wire {
     ///
     /// # Errors
     /// Where no whole answer comes.
-    pub(super) async fn send(request: RequestBuilder, limit: u64) -> Result<Answer, Fault> {
+    pub(crate) async fn send(request: RequestBuilder, limit: u64) -> Result<Answer, Fault> {
         let response = request.send().await.map_err(broken)?;
         let (status, headers) = (response.status(), response.headers().clone());
         let limit = if status.is_success() { limit } else { MAX_TEXT };
@@ -116,7 +116,7 @@ impl Wire {
 
 impl Answer {
     /// The fault that an answer of no use is.
-    pub(super) fn fault(&self) -> Fault {
+    pub(crate) fn fault(&self) -> Fault {
         let text = shown(&String::from_utf8_lossy(&self.body));
         let said = Box::new(Said { status: self.status.as_u16(), text });
         kind_of(self.status, retry_after(&self.headers), said)
@@ -124,7 +124,7 @@ impl Answer {
 }
 
 /// The fault that a status is, with its cause.
-fn kind_of(status: StatusCode, wait: Option<Duration>, cause: Cause) -> Fault {
+pub(crate) fn kind_of(status: StatusCode, wait: Option<Duration>, cause: Cause) -> Fault {
     match status.as_u16() {
         404 | 410 => Fault::Absent(cause),
         401 | 403 | 407 => Fault::Refused(cause),
@@ -149,13 +149,13 @@ fn broken(error: reqwest::Error) -> Fault {
 }
 
 /// How long a server asks to wait. A date is not understood, and is no reason to wait longer.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
 }
 
 /// Text from outside for people: no control characters, and not all of it where it is long.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let text = text.trim();
     if text.is_empty() {
         return String::new();
