@@ -52,6 +52,7 @@ pub mod secret;
 // Bytes.
 pub mod disk;
 pub mod fetch;
+pub mod openstack;
 pub mod pack;
 pub mod remote;
 pub mod resolve;

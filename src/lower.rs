@@ -6,6 +6,7 @@ mod base;
 mod fields;
 mod kind;
 mod profile;
+mod publish;
 mod settings;
 mod shape;
 mod step;
@@ -221,7 +222,7 @@ fn image(
     };
     let (mut base, mut steps, mut scrub) = (None, Vec::new(), Scrub::default());
     let (mut outputs, mut seen) = (Vec::new(), Vec::new());
-    let (mut size, mut session) = (None, None);
+    let (mut size, mut session, mut publish) = (None, None, Vec::new());
     for (node, word) in nodes {
         let inner = Fields::read(cx, node, word);
         match word.keyword {
@@ -240,6 +241,7 @@ fn image(
                 session = subscription(cx, &inner).or(session);
             }
             "output" => outputs.extend(output(cx, &inner)),
+            "publish" => publish.push(publish::lower(cx, &inner, name.as_ref())),
             table::COMMANDS => steps.extend(commands(cx, &inner, sources, included)),
             _ => steps.push(step::lower(cx, &inner)),
         }
@@ -263,6 +265,8 @@ fn image(
         let format = OutputFormat::Qcow2 { compress: false };
         outputs.push(Output { format, path: None, span: cx.whole(fields.node) });
     }
+    let publish =
+        publish.into_iter().map(|written| publish::with_output(cx, written, &outputs)).collect();
     let span = cx.whole(fields.node);
     Some(Image {
         name: name?,
@@ -272,6 +276,7 @@ fn image(
         steps,
         scrub,
         outputs,
+        publish,
     })
 }
 

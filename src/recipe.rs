@@ -7,6 +7,7 @@ mod aids;
 mod base;
 mod cache;
 mod profile;
+mod publish;
 mod scrub;
 
 use std::collections::BTreeSet;
@@ -25,6 +26,7 @@ pub use base::{
 };
 pub use cache::{RemoteSource, Retention, Sharing, TrustedKey};
 pub use profile::{Check, KeyWay, Profile, Remedied, Requirement, Severity};
+pub use publish::{NOVA_CACHE, Publish, Visibility};
 pub use scrub::{Scrub, ScrubItem};
 
 /// One image: a base, ordered steps, a seal, outputs.
@@ -44,6 +46,8 @@ pub struct Image {
     pub scrub: Scrub,
     /// The files made from its sealed state.
     pub outputs: Vec<Output>,
+    /// Where it is published.
+    pub publish: Vec<Publish>,
 }
 
 /// A file or directory of the workspace as a recipe names it: relative to the recipe's directory.

@@ -4,11 +4,13 @@
 //! node then *becomes* is not known here.
 
 mod profile;
+mod publish;
 
 pub use super::kind::Kind;
 use crate::recipe::{DiskFormat, ScrubItem};
 pub use profile::REQUIREMENTS;
 pub(super) use profile::{REMEDY, WITHOUT};
+pub use publish::PUBLISH;
 
 /// How often an argument may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -668,7 +670,7 @@ pub const RECIPE: &[Word] = &[
         form: None,
         arguments: &[once("name", Kind::ImageName)],
         properties: &[],
-        children: &[BASES, STEPS, SCRUB, SUBSCRIPTIONS, OUTPUTS],
+        children: &[BASES, STEPS, SCRUB, SUBSCRIPTIONS, OUTPUTS, PUBLISH],
         doc: "an image: a base, steps, and outputs",
     },
     profile::PROFILE,
