@@ -70,6 +70,7 @@ pub mod engine;
 pub mod output;
 pub mod plan;
 pub mod progress;
+pub mod publish;
 pub mod schedule;
 
 // The user.
