@@ -28,6 +28,7 @@ const COMMANDS: &[&str] = &[
     "key",
     "push",
     "bundle",
+    "publish",
     "import",
     "doctor",
 ];

@@ -17,10 +17,10 @@ pub(super) fn shared_names(images: &[Image], mistakes: &mut Vec<Mistake>) {
     for publish in images.iter().flat_map(|image| &image.publish) {
         let place = (&publish.cloud, &publish.region, &publish.name.value);
         if let Some(first) = seen.get(&place) {
-            let message = format!("two images are published as `{}`", publish.name.value);
+            let message = format!("`{}` is published twice in one place", publish.name.value);
             mistakes.push(
                 Mistake::at(publish.span, "kiln::graph::shared_publish", message, "this one")
-                    .and(*first, "the first of that name")
+                    .and(*first, "the first one")
                     .help("give one of them another `name`, or another `cloud`"),
             );
         } else {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::fields::{Context, Fields, known_nodes};
 use super::only_once;
 use super::table::Word;
-use crate::mistake::{Mistake, excerpt};
+use crate::mistake::{Mistake, excerpt, quoted};
 use crate::name::ImageName;
 use crate::recipe::{NOVA_CACHE, Output, Publish, Visibility};
 use crate::source::{Span, Spanned};
@@ -184,7 +184,7 @@ fn fits(cx: &mut Context<'_>, what: &str, text: &str, span: Span) -> bool {
     } else {
         return true;
     };
-    let message = format!("`{}` is no {what}: {why}", excerpt(text));
+    let message = format!("{} is no {what}: {why}", quoted(text));
     cx.push(
         Mistake::at(span, "kiln::lower::bad_value", message, "here")
             .help("write it like this: \"debian-golden\""),

@@ -202,7 +202,7 @@ fn start(command: &Command, directory: PathBuf, port: u16) -> Server {
     Server { address, directory }
 }
 
-fn log_of(directory: &Path) -> String {
+pub(crate) fn log_of(directory: &Path) -> String {
     fs::read_to_string(directory.join("log")).unwrap_or_default()
 }
 
@@ -227,7 +227,7 @@ pub(crate) fn ask(
 }
 
 /// A new directory for a server's files.
-fn directory(name: &str) -> PathBuf {
+pub(crate) fn directory(name: &str) -> PathBuf {
     static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
         let all = servers().join("files");
         fs::create_dir_all(&all).unwrap();
@@ -247,7 +247,7 @@ fn directory(name: &str) -> PathBuf {
 }
 
 /// Where `tests/servers/prepare` installs.
-fn servers() -> PathBuf {
+pub(crate) fn servers() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("servers")
 }
 
@@ -259,7 +259,7 @@ fn ours(path: &str) -> Command {
 }
 
 /// A program of the host.
-fn tool(program: &str) -> PathBuf {
+pub(crate) fn tool(program: &str) -> PathBuf {
     let known = kiln::host::tool_of(program);
     match known.map(|tool| (tool.find(), tool.debian)) {
         Some((Some(path), _)) => path,
@@ -278,10 +278,10 @@ fn tool(program: &str) -> PathBuf {
     }
 }
 
-fn repository(path: &str) -> PathBuf {
+pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
