@@ -166,6 +166,7 @@ pub const TOOLS: &[Tool] = &[
         "uwsgi-plugin-python3",
         "uwsgi-python3",
     ),
+    tool(&["openssl"], Purpose::Test, "openssl", "openssl", "openssl"),
     tool(&["sqlite3"], Purpose::Test, "sqlite3", "sqlite", "sqlite3"),
     tool(&["node"], Purpose::Test, "nodejs", "nodejs", "nodejs"),
     tool(&["npm"], Purpose::Test, "npm", "npm", "npm"),

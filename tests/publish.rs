@@ -26,6 +26,8 @@ mod crashes;
 mod logins;
 #[path = "publish/memory.rs"]
 mod memory;
+#[path = "publish/tls.rs"]
+mod tls;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

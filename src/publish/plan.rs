@@ -129,3 +129,120 @@ pub fn plan(
         left,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::publish::record::utc;
+    use crate::recipe::Visibility;
+
+    const NOW: i64 = 1_800_000_000;
+    const NAME: &str = "golden";
+
+    fn wanted(keep_old: u64, keep_last: usize) -> Wanted {
+        Wanted {
+            name: NAME.to_owned(),
+            image: NAME.to_owned(),
+            seal: "11".repeat(32).parse().unwrap(),
+            state: "22".repeat(32).parse().unwrap(),
+            format: "raw",
+            size: 7,
+            visibility: Visibility::Private,
+            protected: false,
+            tags: BTreeSet::new(),
+            properties: BTreeMap::new(),
+            min_disk: 1,
+            min_ram: 0,
+            keep_old,
+            keep_last,
+            take_over: true,
+        }
+    }
+
+    /// An image as one run or another may have left it.
+    fn record() -> impl Strategy<Value = Record> {
+        let status =
+            [Status::Active, Status::Deactivated, Status::Gone, Status::Unfinished].as_slice();
+        let old = prop::option::of(0..400_000_i64);
+        (prop::sample::select(status), old, any::<[bool; 5]>(), 0..100_000_i64).prop_map(
+            |(status, old, [ours, named, same, state, unfinished], age)| {
+                let mut properties = BTreeMap::new();
+                let mut set = |key: &str, value: String| properties.insert(key.to_owned(), value);
+                if ours {
+                    set(own::NAME, NAME.to_owned());
+                    set(own::STATE, if state { "22" } else { "33" }.repeat(32));
+                    old.map(|old| set(own::SUPERSEDED, utc(NOW - old)));
+                    unfinished.then(|| set(own::UNFINISHED, "true".to_owned()));
+                }
+                Record {
+                    id: String::new(),
+                    name: Some(if named { NAME } else { "other" }.to_owned()),
+                    status,
+                    size: Some(7),
+                    hash_algorithm: Some("sha512".to_owned()),
+                    hash: Some(if same { "aa" } else { "bb" }.to_owned()),
+                    visibility: Some(Visibility::Private),
+                    hidden: !named,
+                    protected: false,
+                    owner: None,
+                    disk_format: Some("raw".to_owned()),
+                    min_disk: 0,
+                    min_ram: 0,
+                    tags: BTreeSet::new(),
+                    properties,
+                    updated: Some(NOW - age),
+                }
+            },
+        )
+    }
+
+    fn records() -> impl Strategy<Value = Vec<Record>> {
+        prop::collection::vec(record(), 0..8).prop_map(|mut records| {
+            for (at, record) in records.iter_mut().enumerate() {
+                record.id = format!("id-{at}");
+            }
+            records
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_removed_that_may_be_wanted(
+            records in records(), keep_old in 1..300_000_u64, keep_last in 0..4_usize,
+        ) {
+            let wanted = wanted(keep_old, keep_last);
+            let hashes = BTreeMap::from([("sha512".to_owned(), "aa".to_owned())]);
+            let plan = plan(&records, &wanted, &hashes, NOW).unwrap();
+            let is_ours = |record: &Record| record.own(own::NAME) == Some(NAME);
+            for record in plan.expired.iter().chain(&plan.unfinished) {
+                prop_assert!(is_ours(record), "somebody else's: {record:?}");
+                prop_assert!(!record.has_name(NAME) || record.own(own::UNFINISHED).is_some()
+                    || record.superseded().is_some(), "the published one: {record:?}");
+            }
+            for record in &plan.expired {
+                let age = NOW - record.superseded().expect("it was superseded");
+                prop_assert!(age >= i64::try_from(keep_old).unwrap(), "too young: {record:?}");
+            }
+            // As many as are to stay do, where there are as many.
+            let old = plan.expired.len() + plan.left.len();
+            prop_assert!(plan.left.len() + plan.superseded.len() >= keep_last.min(old));
+            // Nothing is in two lists, and the subject is in none.
+            let mut ids: Vec<&str> = plan.expired.iter().map(|record| record.id.as_str())
+                .chain(plan.unfinished.iter().map(|record| record.id.as_str()))
+                .chain(plan.superseded.iter().map(|record| record.id.as_str()))
+                .chain(plan.left.iter().map(|left| left.record.id.as_str()))
+                .collect();
+            if let Subject::There(record) = &plan.subject {
+                prop_assert_eq!(record.hash.as_deref(), Some("aa"));
+                prop_assert_eq!(record.status, Status::Active);
+                ids.push(&record.id);
+            }
+            let once: BTreeSet<_> = ids.iter().collect();
+            prop_assert_eq!(once.len(), ids.len());
+        }
+    }
+}

@@ -82,5 +82,7 @@ fn a_token_that_has_run_out_is_replaced() {
     // All of ann's tokens end here; the next call needs a new one. Tests beside this one too.
     std::thread::sleep(std::time::Duration::from_secs(3));
     CLOUD.end_tokens();
+    // So long, and some more, Glance itself remembers them.
+    std::thread::sleep(std::time::Duration::from_secs(3));
     assert_eq!(glance.list("second").unwrap(), []);
 }
