@@ -22,7 +22,7 @@ use crate::digest::{ActionKey, StateId};
 use crate::files::FileError;
 use crate::recipe::Visibility;
 
-pub use glance::{ConnectError, Glance, Opening};
+pub use glance::{ConnectError, Glance, Opening, PATIENCE};
 pub use plan::{Left, Plan, Subject, plan};
 pub use properties::automatic;
 pub use record::{Change, Draft, Record, Status, utc};
@@ -122,7 +122,8 @@ pub trait Images {
         go_on: &dyn Fn(u64) -> bool,
     ) -> Result<Sent, ImagesError>;
 
-    /// Changes an image, all at once.
+    /// Changes an image, all at once. One that is so already, by a call whose answer was lost, is no
+    /// error.
     ///
     /// # Errors
     /// Where it may not be changed afterwards.

@@ -1,40 +1,34 @@
 //! `kiln publish`.
 
-use std::cell::Cell;
+mod teller;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::IsTerminal;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use self::teller::{Teller, described, shown};
 use super::build::{Build, on_interrupt};
 use super::{CliError, Place, Wanted};
 use crate::engine::outputs;
 use crate::environment::Environment;
-use crate::guest::error::escaped;
 use crate::openstack::Choice;
 use crate::output;
 use crate::progress::size;
 use crate::publish::{
-    self, Act, Change, ConnectError, Glance, Images, Outcome, Plan, Record, Source, Subject,
-    Watcher, utc,
+    self, Change, ConnectError, Glance, Images, Outcome, Plan, Record, Source, Subject, utc,
 };
 use crate::recipe::{self, Base, Firmware};
 use crate::seal::SealReport;
 use crate::store::Store;
-use crate::wire::Patience;
 
 /// Largest report of a seal, in bytes.
 const LIMIT: u64 = 1 << 30;
 const GIB: u64 = 1 << 30;
-/// Time before the second try of an upload; it doubles.
-const PAUSE: Duration = Duration::from_secs(2);
 
 /// Put images into an image service, building them first where that is needed.
 #[derive(Debug, Args)]
@@ -129,7 +123,7 @@ impl Publish {
                 let choice = Choice { cloud, region: said.region.clone() };
                 let opening = Glance::cloud(&Environment::of_process(), &choice);
                 let opening = opening.map_err(ConnectError::from)?;
-                let glance = opening.connect(Patience::default())?;
+                let glance = opening.connect(publish::PATIENCE)?;
                 targets.push(Target { image, publish, glance });
             }
         }
@@ -292,7 +286,7 @@ impl Job<'_> {
         }
         match &plan.subject {
             Subject::Upload => {
-                line("upload", format!("{} as {}", size(published.size), published.format))
+                line("upload", format!("{} as {}", size(published.size), published.format));
             }
             Subject::There(record) => {
                 let words = Change::to_published(record, published).words();
@@ -325,15 +319,9 @@ impl Job<'_> {
         interrupted: &Arc<AtomicBool>,
         json: bool,
     ) -> Result<Value, CliError> {
-        let mut teller = Teller {
-            image: published.image.clone(),
-            interrupted: Arc::clone(interrupted),
-            bar: Cell::new(None),
-            size: file.size(),
-            acts: Vec::new(),
-        };
+        let mut teller = Teller::new(&published.image, file.size(), interrupted);
         let outcome = publish::publish(&self.target.glance, published, file, now(), &mut teller);
-        teller.end();
+        let acts = teller.end();
         let Outcome { id, uploaded, changed } = outcome?;
         if !json {
             let word = if uploaded {
@@ -350,9 +338,8 @@ impl Job<'_> {
                 self.cloud()
             );
         }
-        let acts =
-            json!({ "id": id, "uploaded": uploaded, "changed": changed, "acts": teller.acts });
-        Ok(with(self.head(), acts))
+        let done = json!({ "id": id, "uploaded": uploaded, "changed": changed, "acts": acts });
+        Ok(with(self.head(), done))
     }
 }
 
@@ -367,82 +354,4 @@ fn with(mut object: Value, more: Value) -> Value {
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// Names of the service, with nothing in them that drives a terminal.
-fn shown(words: &[String]) -> String {
-    escaped(&words.join(", "))
-}
-
-/// An image of the service, for people.
-fn described(record: &Record) -> String {
-    let bytes = record.size.map_or(String::new(), |bytes| format!(", {}", size(bytes)));
-    format!("{} `{}`{bytes}", record.id, escaped(record.name.as_deref().unwrap_or_default()))
-}
-
-/// Tells on standard error what goes on.
-struct Teller {
-    image: String,
-    interrupted: Arc<AtomicBool>,
-    /// The bar of the upload that goes on.
-    bar: Cell<Option<ProgressBar>>,
-    size: u64,
-    acts: Vec<Value>,
-}
-
-impl Teller {
-    fn end(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-    }
-
-    fn bar(&self) -> ProgressBar {
-        let bar = ProgressBar::new(self.size);
-        let style = "{prefix}  {bar:40} {bytes} of {total_bytes}, {bytes_per_sec}";
-        let style = ProgressStyle::with_template(style).expect("a template that indicatif knows");
-        bar.with_style(style).with_prefix(self.image.clone())
-    }
-}
-
-impl Watcher for Teller {
-    fn act(&mut self, act: &Act) {
-        self.end();
-        let (word, id, what) = match act {
-            Act::Cleared(record) => ("cleared", Some(&record.id), described(record)),
-            Act::Uploading(id, tries) => {
-                let again = if *tries > 1 { format!(", try {tries}") } else { String::new() };
-                ("uploading", Some(id), format!("{} as {id}{again}", size(self.size)))
-            }
-            Act::GivenUp(why) => ("given-up", None, escaped(why)),
-            Act::Uploaded(id, sent) => (
-                "uploaded",
-                Some(id),
-                format!("{}, compared: sha512 {}…", size(sent.bytes), &sent.sha512[..12]),
-            ),
-            Act::Changed(id, words) => ("changed", Some(id), format!("{id}: {}", shown(words))),
-            Act::Superseded(record) => ("superseded", Some(&record.id), described(record)),
-            Act::Expired(record) => ("removed", Some(&record.id), described(record)),
-            Act::Left(record, why) => {
-                ("left", Some(&record.id), format!("{}: {}", described(record), escaped(why)))
-            }
-        };
-        eprintln!("{}  {word:<10}  {what}", self.image);
-        self.acts.push(json!({ "act": word, "id": id, "what": what }));
-        if matches!(act, Act::Uploading(..)) && std::io::stderr().is_terminal() {
-            self.bar.set(Some(self.bar()));
-        }
-    }
-
-    fn sent(&self, bytes: u64) -> bool {
-        if let Some(bar) = self.bar.take() {
-            bar.set_position(bytes);
-            self.bar.set(Some(bar));
-        }
-        !self.interrupted.load(Ordering::Relaxed)
-    }
-
-    fn pause(&self, tries: u32) {
-        thread::sleep(PAUSE * (1 << tries.saturating_sub(1).min(4)));
-    }
 }

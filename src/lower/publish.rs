@@ -196,16 +196,15 @@ fn fits(cx: &mut Context<'_>, what: &str, text: &str, span: Span) -> bool {
 pub(super) fn with_output(cx: &mut Context<'_>, written: Written, outputs: &[Output]) -> Publish {
     let Written { mut publish, output } = written;
     let Some(wanted) = output else { return publish };
-    match outputs.iter().position(|output| output.format.extension() == wanted.value) {
-        Some(place) => publish.output = place,
-        None => {
-            let message = format!("the image has no output `{}` to publish", wanted.value);
-            let help = format!("write `output \"{}\"` in the block of the image too", wanted.value);
-            cx.push(
-                Mistake::at(wanted.span, "kiln::lower::no_such_output", message, "this format")
-                    .help(help),
-            );
-        }
+    if let Some(place) = outputs.iter().position(|o| o.format.extension() == wanted.value) {
+        publish.output = place;
+    } else {
+        let message = format!("the image has no output `{}` to publish", wanted.value);
+        let help = format!("write `output \"{}\"` in the block of the image too", wanted.value);
+        cx.push(
+            Mistake::at(wanted.span, "kiln::lower::no_such_output", message, "this format")
+                .help(help),
+        );
     }
     publish
 }

@@ -35,10 +35,21 @@ const MAX_PAGES: usize = 100;
 const MAX_PAGE: u64 = 16 << 20;
 /// How often an upload is looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// How many times the longest silence of a call an upload may stand still, and how many the answer
-/// behind its last byte may take: the service then moves the image to where it keeps it.
-const STANDSTILL: u32 = 6;
-const SETTLING: u32 = 60;
+/// Longest time in which no byte of an upload moves.
+const STANDSTILL: Duration = Duration::from_mins(1);
+/// Longest time until the answer behind its last byte: the service then moves the image to where it
+/// keeps it.
+const SETTLING: Duration = Duration::from_mins(10);
+/// How long a cloud is waited for: longer than a remote, as nothing goes on without it.
+pub const PATIENCE: Patience = Patience {
+    connect: Duration::from_secs(10),
+    idle: Duration::from_secs(30),
+    call: Duration::from_mins(1),
+    rate: 128 << 10,
+    retries: 2,
+    pause: Duration::from_millis(300),
+    budget: Duration::from_mins(1),
+};
 
 /// A Glance, and who one is there.
 pub struct Glance {
@@ -63,9 +74,9 @@ impl Glance {
     fn call<T>(
         &self,
         doing: impl Into<String>,
-        attempt: impl AsyncFn(&Session) -> Result<T, Fault>,
+        attempt: &impl AsyncFn(&Session) -> Result<T, Fault>,
     ) -> Result<T, ImagesError> {
-        let result = wire::attempt(&self.patience, 0, async || self.entered(&attempt).await);
+        let result = wire::attempt(&self.patience, 0, async || self.entered(attempt).await);
         result.map_err(|fault| told(&self.cloud.name, doing.into(), fault))
     }
 
@@ -105,7 +116,7 @@ impl Glance {
         let mut records = Vec::new();
         let mut marker: Option<String> = None;
         for _ in 0..MAX_PAGES {
-            let page = self.call(DOING, async |session: &Session| {
+            let page = self.call(DOING, &async |session: &Session| {
                 let path = format!("?{}", encoded(query, marker.as_deref()));
                 let request = self.request(session, &self.wire, Method::GET, &path)?;
                 let answer = Wire::send(request, MAX_PAGE).await?;
@@ -161,7 +172,7 @@ impl Glance {
                 return Err(Fault::Lasting("it was not to go on".into()));
             }
             let patience = if at < file.size() { STANDSTILL } else { SETTLING };
-            if moved.elapsed() > self.patience.idle * patience {
+            if moved.elapsed() > patience {
                 return Err(Fault::Silent);
             }
         };
@@ -316,7 +327,7 @@ impl Images for Glance {
 
     fn get(&self, id: &str) -> Result<Option<Record>, ImagesError> {
         let doing = format!("show the image {id}");
-        let found = self.call(&doing, async |session: &Session| {
+        let found = self.call(&doing, &async |session: &Session| {
             let path = format!("/{id}");
             let request = self.request(session, &self.wire, Method::GET, &path)?;
             match fine(Wire::send(request, MAX_TEXT).await?) {
@@ -331,7 +342,7 @@ impl Images for Glance {
 
     fn create(&self, draft: &Draft) -> Result<(), ImagesError> {
         let body = draft.body().to_string();
-        let done = self.call("make an image", async |session: &Session| {
+        let done = self.call("make an image", &async |session: &Session| {
             let request = self.request(session, &self.wire, Method::POST, "")?;
             let request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
             fine(Wire::send(request, MAX_TEXT).await?)
@@ -373,17 +384,24 @@ impl Images for Glance {
 
     fn update(&self, id: &str, change: &Change) -> Result<(), ImagesError> {
         let body = change.body().to_string();
-        self.call(format!("change the image {id}"), async |session: &Session| {
+        let done = self.call(format!("change the image {id}"), &async |session: &Session| {
             let path = format!("/{id}");
             let request = self.request(session, &self.wire, Method::PATCH, &path)?;
             let request = request.header(CONTENT_TYPE, PATCH).body(body.clone());
             fine(Wire::send(request, MAX_TEXT).await?)
-        })
-        .map(|_| ())
+        });
+        match done {
+            // What the patch removes is gone already.
+            Err(error @ ImagesError::Conflict { .. }) => match self.get(id)? {
+                Some(record) if change.is_done(&record) => Ok(()),
+                _ => Err(error),
+            },
+            done => done.map(|_| ()),
+        }
     }
 
     fn delete(&self, id: &str) -> Result<(), ImagesError> {
-        self.call(format!("remove the image {id}"), async |session: &Session| {
+        self.call(format!("remove the image {id}"), &async |session: &Session| {
             let path = format!("/{id}");
             let request = self.request(session, &self.wire, Method::DELETE, &path)?;
             match fine(Wire::send(request, MAX_TEXT).await?) {

@@ -292,6 +292,25 @@ impl Change {
         }
     }
 
+    /// Whether an image is as the change makes it: by a call whose answer was lost, say.
+    #[must_use]
+    pub fn is_done(&self, record: &Record) -> bool {
+        fn is<T: PartialEq>(wanted: Option<&T>, there: Option<&T>) -> bool {
+            wanted.is_none() || wanted == there
+        }
+        let Self { name, hidden, visibility, protected, min_disk, min_ram, tags, set, unset } =
+            self;
+        is(name.as_ref(), record.name.as_ref())
+            && is(hidden.as_ref(), Some(&record.hidden))
+            && is(visibility.as_ref(), record.visibility.as_ref())
+            && is(protected.as_ref(), Some(&record.protected))
+            && is(min_disk.as_ref(), Some(&record.min_disk))
+            && is(min_ram.as_ref(), Some(&record.min_ram))
+            && is(tags.as_ref(), Some(&record.tags))
+            && set.iter().all(|(key, value)| record.own(key) == Some(value))
+            && unset.iter().all(|key| record.own(key).is_none())
+    }
+
     /// Whether nothing changes.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -30,7 +30,7 @@ pub(super) enum Account {
     /// `TempAuth` and its like.
     Old { url: String, user: String, key: String },
     /// Keystone, whose catalog knows where objects are.
-    Cloud(Cloud),
+    Cloud(Box<Cloud>),
 }
 
 /// Where an account's objects are, and the token for them.
@@ -56,7 +56,8 @@ impl Account {
         {
             return Ok(Self::Old { url, user, key });
         }
-        Cloud::find(environment, &Choice { cloud: None, region }).map(Self::Cloud)
+        Cloud::find(environment, &Choice { cloud: None, region })
+            .map(|cloud| Self::Cloud(Box::new(cloud)))
     }
 
     /// A client of the account's servers.

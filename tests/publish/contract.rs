@@ -36,6 +36,8 @@ fn calls(images: &dyn Images) {
 
     let change = Change::to_published(&whole, &wanted);
     images.update(&id, &change).unwrap();
+    // The same again, as where an answer was lost.
+    images.update(&id, &change).unwrap();
     let published = images.get(&id).unwrap().unwrap();
     assert!(published.has_name(&name), "{published:?}");
     assert!(Change::to_published(&published, &wanted).is_empty(), "{published:?}");
@@ -174,5 +176,6 @@ fn what_everybody_sees_needs_an_administrator() {
     want.visibility = Visibility::Community;
     let (outcome, acts) = done(&glance, &want, &file, NOW);
     assert_eq!((outcome.uploaded, words(&acts)), (false, vec!["changed"]));
+    assert_eq!(named(&glance, &name).len(), 1);
     glance.delete(&outcome.id).unwrap();
 }

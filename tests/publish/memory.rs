@@ -267,6 +267,9 @@ impl Images for Memory {
         self.call(|| {
             let mut images = self.images.borrow_mut();
             let (record, _) = images.get_mut(id).ok_or_else(|| Self::conflict("change"))?;
+            if change.is_done(record) {
+                return Ok(());
+            }
             let Change { name, hidden, visibility, protected, min_disk, min_ram, tags, set, unset } =
                 change.clone();
             record.name = name.or(record.name.take());

@@ -30,24 +30,29 @@ print('up', flush=True)
 server.serve_forever()
 ";
 
-fn certificate(directory: &Path) {
-    let made = Command::new(tool("openssl"))
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"])
-        .args(["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"])
-        .args(["-keyout", "key.pem", "-out", "authority.pem"])
-        .current_dir(directory)
-        .stderr(Stdio::null())
-        .status();
-    assert!(made.unwrap().success(), "a certificate is made");
+/// An authority, and a certificate of its making for this host.
+fn certificates(directory: &Path) {
+    fs::write(directory.join("leaf.ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    let commands = [
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tests -keyout ca.pem -out authority.pem",
+        "req -newkey rsa:2048 -nodes -subj /CN=127.0.0.1 -keyout key.pem -out leaf.csr",
+        "x509 -req -in leaf.csr -CA authority.pem -CAkey ca.pem -CAcreateserial -days 2 \
+         -extfile leaf.ext -out leaf.pem",
+    ];
+    for command in commands {
+        let mut openssl = Command::new(tool("openssl"));
+        openssl.args(command.split_whitespace()).current_dir(directory).stderr(Stdio::null());
+        assert!(openssl.status().unwrap().success(), "openssl {command}");
+    }
 }
 
 #[test]
 fn a_cloud_with_an_authority_of_its_own_is_trusted_as_the_user_says() {
     let directory = tempfile::tempdir().unwrap();
-    certificate(directory.path());
+    certificates(directory.path());
     let port = free_port();
     let mut server = Command::new(tool("python3"))
-        .args(["-c", SERVER, &port.to_string(), "authority.pem", "key.pem"])
+        .args(["-c", SERVER, &port.to_string(), "leaf.pem", "key.pem"])
         .current_dir(directory.path())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

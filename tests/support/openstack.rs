@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kiln::openstack::Choice;
-use kiln::publish::Glance;
+use kiln::publish::{Glance, Images as _, PATIENCE};
 use kiln::remote::{Environment, Patience};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -61,6 +61,8 @@ impl Cloud {
             start(&command, &cloud.directory.join("keystone.out"), port, "/v3");
         }
         cloud.start_glance();
+        // What is asked first takes long, as most of both servers is loaded then.
+        cloud.images().list("nothing").unwrap();
         cloud
     }
 
@@ -190,8 +192,7 @@ impl Cloud {
 
 /// As long as a busy host of tests may need.
 pub(crate) fn patience() -> Patience {
-    let call = Duration::from_mins(1);
-    Patience { idle: Duration::from_secs(30), call, ..Patience::default() }
+    Patience { idle: Duration::from_mins(1), call: Duration::from_mins(3), ..PATIENCE }
 }
 
 /// Sends a request with headers and a body, and gives the head and the body of a good answer.
