@@ -2,6 +2,7 @@
 //! and for Debian's Glance.
 
 use std::collections::BTreeMap;
+use std::slice::from_ref;
 
 use kiln::publish::{Change, Draft, Images, ImagesError, Status, own};
 use kiln::recipe::Visibility;
@@ -30,8 +31,8 @@ fn calls(images: &dyn Images) {
     assert_eq!(whole.hash.as_deref(), Some(sent.sha512.as_str()));
 
     // Hidden images are found by kiln's property, and by a name too.
-    assert_eq!(images.list(&name).unwrap(), [whole.clone()]);
-    assert_eq!(images.list(&draft.name).unwrap(), [whole.clone()]);
+    assert_eq!(images.list(&name).unwrap(), from_ref(&whole));
+    assert_eq!(images.list(&draft.name).unwrap(), from_ref(&whole));
     assert_eq!(images.list(&unique()).unwrap(), []);
 
     let change = Change::to_published(&whole, &wanted);

@@ -4,11 +4,11 @@ use std::fs;
 
 use kiln::publish::{ConnectError, Images, ImagesError};
 
-use super::openstack::CLOUD;
+use super::openstack::{CLOUD, images_of};
 
 /// Connects with these variables and lists something.
 fn listed(pairs: &[(&str, &str)]) -> Result<(), ConnectError> {
-    let glance = CLOUD.images_of(pairs)?;
+    let glance = images_of(pairs)?;
     assert_eq!(glance.list("nothing of that name").unwrap(), []);
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use kiln::publish::{Change, Draft, Images, ImagesError, Record, Sent, Source, Status, own};
 use kiln::recipe::Visibility;
@@ -194,8 +195,11 @@ fn fill(record: &mut Record, bytes: &[u8]) {
     record.status = Status::Active;
     record.size = Some(bytes.len() as u64);
     record.hash_algorithm = Some("sha512".to_owned());
-    let hash = Sha512::digest(bytes);
-    record.hash = Some(hash.iter().map(|byte| format!("{byte:02x}")).collect());
+    let mut hash = String::new();
+    for byte in Sha512::digest(bytes) {
+        write!(hash, "{byte:02x}").unwrap();
+    }
+    record.hash = Some(hash);
 }
 
 impl Images for Memory {

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use kiln::openstack::Choice;
-use kiln::publish::{Glance, Images as _, PATIENCE};
+use kiln::publish::{ConnectError, Glance, Images as _, PATIENCE};
 use kiln::remote::{Environment, Patience};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -178,16 +178,13 @@ impl Cloud {
     pub(crate) fn images(&self) -> Glance {
         let variables = self.variables();
         let pairs: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        self.images_of(&pairs).unwrap_or_else(|error| panic!("{error:?}"))
+        images_of(&pairs).unwrap_or_else(|error| panic!("{error:?}"))
     }
+}
 
-    /// Its images, for who has these variables.
-    pub(crate) fn images_of(
-        &self,
-        pairs: &[(&str, &str)],
-    ) -> Result<Glance, kiln::publish::ConnectError> {
-        Glance::cloud(&Environment::of(pairs), &Choice::default())?.connect(patience())
-    }
+/// The images of the cloud that these variables mean.
+pub(crate) fn images_of(pairs: &[(&str, &str)]) -> Result<Glance, ConnectError> {
+    Glance::cloud(&Environment::of(pairs), &Choice::default())?.connect(patience())
 }
 
 /// As long as a busy host of tests may need.
