@@ -18,9 +18,11 @@ import http.server, ssl, sys
 
 class Images(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        answer = b'{\"images\": []}'
         self.send_response(200)
+        self.send_header('Content-Length', str(len(answer)))
         self.end_headers()
-        self.wfile.write(b'{\"images\": []}')
+        self.wfile.write(answer)
 
 server = http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Images)
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
