@@ -15,6 +15,7 @@ mod key;
 mod lock;
 mod log;
 mod plan;
+mod publish;
 mod remotes;
 mod test;
 mod user_data;
@@ -40,6 +41,7 @@ use crate::lock::{Lock, LockError};
 use crate::mistake::{Mistake, Mistakes, nearest};
 use crate::plan::history::UnknownBuild;
 use crate::plan::{Actions, History, NOT_LOCKED, Plan};
+use crate::publish::{ConnectError, ImagesError, PublishError};
 use crate::recipe::{Base, Fetch, Origin};
 use crate::remote::signing::SigningError;
 use crate::remote::team::Team;
@@ -110,6 +112,8 @@ enum Command {
     Seed(user_data::SeedCommand),
     /// Say what the options of nova mean for the images.
     Advise(advise::Advise),
+    /// Put images into an image service, building them first where that is needed.
+    Publish(publish::Publish),
     /// Make a recipe of what another tool reads.
     Import(import::Import),
     /// Look at what this host lacks.
@@ -164,6 +168,18 @@ enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     ImportBundle(#[from] ImportError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Publish(#[from] PublishError),
+    #[error("{what} has no `publish`")]
+    #[diagnostic(
+        code(kiln::cli::no_publish),
+        help("write `publish \"glance\"` in the block of the image")
+    )]
+    NoPublish { what: String },
     #[error("`{name}` has not run yet")]
     #[diagnostic(code(kiln::cli::no_log), help("steps that only change files print nothing"))]
     NoLog { name: String },
@@ -331,6 +347,7 @@ impl CliError {
         };
         match self {
             Self::Export(ExportError::Interrupted)
+            | Self::Publish(PublishError::Images(ImagesError::Interrupted))
             | Self::ImportBundle(ImportError::Interrupted)
             | Self::Resolve(ResolveError::Fetch(FetchError::Interrupted)) => Exit::Interrupted,
             Self::Resolve(ResolveError::Fetch(error)) if error.is_of_host() => Exit::Host,
@@ -346,7 +363,10 @@ impl CliError {
                 | ExportError::NoRemote
                 | ExportError::Empty,
             )
-            | Self::NoSigningKey => Exit::Recipe,
+            | Self::NoSigningKey
+            | Self::NoPublish { .. }
+            | Self::Publish(PublishError::Foreign { .. })
+            | Self::Connect(ConnectError::Cloud(_)) => Exit::Recipe,
             Self::Export(_)
             | Self::ImportBundle(_)
             | Self::Workspace(WorkspaceError::Io { .. })
@@ -354,6 +374,8 @@ impl CliError {
             | Self::NoStore { .. }
             | Self::DamagedStore { .. }
             | Self::File(_)
+            | Self::Publish(_)
+            | Self::Connect(ConnectError::Images(_))
             | Self::Signing(_)
             | Self::Import { .. }
             | Self::NotReady
@@ -414,6 +436,7 @@ pub fn main() -> ExitCode {
         Command::Heat(command) => command.run(&place),
         Command::Seed(command) => command.run(&place),
         Command::Advise(command) => command.run(&place),
+        Command::Publish(command) => command.run(&place),
         Command::Import(command) => command.run(),
         Command::Sbom(command) => command.run(&place),
         Command::Provenance(command) => command.run(&place),

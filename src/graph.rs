@@ -4,6 +4,7 @@
 
 mod cycle;
 mod order;
+mod publish;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -112,19 +113,21 @@ impl BuildGraph {
 /// Resolves every name, puts the steps of each image in order, and the images behind their bases.
 ///
 /// # Errors
-/// Every name that is unknown or doubled, every cycle, every shared output.
+/// Every name that is unknown or doubled, every cycle, every shared output and published name.
 pub fn resolve(images: Vec<Image>) -> Result<BuildGraph, Vec<Mistake>> {
     let (mut mistakes, mut lints) = (Vec::new(), Vec::new());
     let places = image_places(&images, &mut mistakes);
     let bases: Vec<_> =
         images.iter().map(|image| base_place(image, &places, &mut mistakes)).collect();
     shared_outputs(&images, &places, &mut mistakes);
+    publish::shared_names(&images, &mut mistakes);
     let mut orders = Vec::with_capacity(images.len());
-    for image in &images {
+    for (place, image) in images.iter().enumerate() {
         let labels = labels(&image.steps);
         clashing_labels(image, &labels, &mut mistakes);
         let order = order::resolve(image, &labels, &mut mistakes, &mut lints);
         lint(image, &mut lints);
+        publish::lint(&images, &bases, place, &mut lints);
         orders.push((order, labels));
     }
     mistakes.extend(image_cycles(&images, &bases));

@@ -171,6 +171,7 @@ pub const TOOLS: &[Tool] = &[
         "uwsgi-plugin-python3",
         "uwsgi-python3",
     ),
+    tool(&["openssl"], Purpose::Test, "openssl", "openssl", "openssl"),
     tool(&["sqlite3"], Purpose::Test, "sqlite3", "sqlite", "sqlite3"),
     tool(&["cloud-init"], Purpose::Test, "cloud-init", "cloud-init", "cloud-init"),
     tool(&["heat-manage"], Purpose::Test, "heat-common", "openstack-heat-common", "openstack-heat"),

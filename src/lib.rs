@@ -54,6 +54,7 @@ pub mod secret;
 // Bytes.
 pub mod disk;
 pub mod fetch;
+pub mod openstack;
 pub mod pack;
 pub mod remote;
 pub mod resolve;
@@ -77,6 +78,7 @@ pub mod engine;
 pub mod output;
 pub mod plan;
 pub mod progress;
+pub mod publish;
 pub mod schedule;
 
 // The user.

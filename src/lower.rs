@@ -7,6 +7,7 @@ mod boot;
 mod fields;
 mod kind;
 mod profile;
+mod publish;
 mod settings;
 mod shape;
 mod step;
@@ -242,7 +243,8 @@ fn image(
     };
     let (mut base, mut steps, mut scrub) = (None, Vec::new(), Scrub::default());
     let (mut outputs, mut seen) = (Vec::new(), Vec::new());
-    let (mut size, mut session, mut test) = (None, None, BootTest::default());
+    let (mut size, mut session, mut publish) = (None, None, Vec::new());
+    let mut test = BootTest::default();
     for (node, word) in nodes {
         let inner = Fields::read(cx, node, word);
         match word.keyword {
@@ -265,6 +267,7 @@ fn image(
                 test = boot::lower(cx, &inner);
             }
             "output" => outputs.extend(output(cx, &inner)),
+            "publish" => publish.push(publish::lower(cx, &inner, name.as_ref())),
             table::COMMANDS => steps.extend(commands(cx, &inner, sources, included)),
             _ => steps.push(step::lower(cx, &inner)),
         }
@@ -288,6 +291,8 @@ fn image(
         let format = OutputFormat::Qcow2 { compress: false };
         outputs.push(Output { format, path: None, span: cx.whole(fields.node) });
     }
+    let publish =
+        publish.into_iter().map(|written| publish::with_output(cx, written, &outputs)).collect();
     let span = cx.whole(fields.node);
     Some(Image {
         name: name?,
@@ -298,6 +303,7 @@ fn image(
         scrub,
         test,
         outputs,
+        publish,
     })
 }
 

@@ -8,6 +8,7 @@ mod base;
 mod boot;
 mod cache;
 mod profile;
+mod publish;
 mod scrub;
 mod user_data;
 
@@ -28,6 +29,7 @@ pub use base::{
 pub use boot::{BootCheck, BootFirmware, BootTest, Expectation, MetadataSource};
 pub use cache::{RemoteSource, Retention, Sharing, TrustedKey};
 pub use profile::{Check, KeyWay, Profile, Remedied, Requirement, Severity};
+pub use publish::{NOVA_CACHE, Publish, Visibility};
 pub use scrub::{Scrub, ScrubItem};
 pub use user_data::{
     Config, ConfigFile, ConfigUser, Frequency, Heat, Part, Server, Text, Through, UserData, Wait,
@@ -52,6 +54,8 @@ pub struct Image {
     pub test: BootTest,
     /// The files made from its sealed state.
     pub outputs: Vec<Output>,
+    /// Where it is published.
+    pub publish: Vec<Publish>,
 }
 
 /// A file or directory of the workspace as a recipe names it: relative to the recipe's directory.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
-use reqwest::{Client, RequestBuilder, StatusCode};
+use reqwest::{Certificate, Client, RequestBuilder, StatusCode};
 
 pub use call::Patience;
 pub(crate) use call::{Cause, Fault, attempt, blocking};
@@ -36,6 +36,15 @@ pub(crate) enum Redirects {
     Within,
     /// Anywhere; credentials stay behind.
     Anywhere,
+}
+
+/// Whom a client trusts.
+#[derive(Debug, Clone)]
+pub(crate) struct Tls {
+    /// Certificates in PEM form of authorities beside the host's own.
+    pub(crate) authority: Option<Vec<u8>>,
+    /// Whether certificates are checked at all.
+    pub(crate) verify: bool,
 }
 
 /// A client of one server.
@@ -71,18 +80,35 @@ impl Wire {
     /// # Errors
     /// Where TLS has no certificates to start with, or the environment names a proxy that is none.
     pub(crate) fn new(patience: &Patience, redirects: Redirects) -> Result<Self, reqwest::Error> {
+        Self::trusting(patience, redirects, &Tls { authority: None, verify: true })
+    }
+
+    /// A client that trusts others than the host does.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and where what should be certificates is none.
+    pub(crate) fn trusting(
+        patience: &Patience,
+        redirects: Redirects,
+        tls: &Tls,
+    ) -> Result<Self, reqwest::Error> {
         static PROVIDER: Once = Once::new();
         // Another provider that is installed already does as well.
         PROVIDER.call_once(|| {
             let _ = rustls::crypto::ring::default_provider().install_default();
         });
-        let client = Client::builder()
+        let mut builder = Client::builder()
             .connect_timeout(patience.connect)
             .read_timeout(patience.idle)
             .redirect(policy(redirects))
-            .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        Ok(Self { client })
+            .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")));
+        if let Some(authority) = &tls.authority {
+            builder = builder.tls_certs_merge(Certificate::from_pem_bundle(authority)?);
+        }
+        if !tls.verify {
+            builder = builder.tls_danger_accept_invalid_certs(true);
+        }
+        Ok(Self { client: builder.build()? })
     }
 
     /// The client, to make a request with.

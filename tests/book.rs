@@ -34,6 +34,7 @@ const COMMANDS: &[&str] = &[
     "heat",
     "seed",
     "advise",
+    "publish",
     "import",
     "doctor",
 ];

@@ -169,3 +169,10 @@ whole! {
     two_default_users: "profile \"team\" {\n    default-user \"a\" \"b\"\n}\n";
     not_in_a_remedy: "profile \"team\" {\n    firewall {\n        remedy {\n            profile \"hardened\"\n            update name=\"all\"\n        }\n    }\n}\n";
 }
+
+// Publishing.
+in_an_image! {
+    bad_publish: "    publish \"swift\"\n    publish \"glance\" {\n        name \"\"\n        visibility \"everyone\"\n        property \"os distro\" \"debian\"\n        property \"status\" \"active\"\n        property \"kiln_state\" \"x\"\n        property \"hw_disk_bus\" \"virtio\"\n        property \"hw_disk_bus\" \"scsi\"\n        output \"raw\"\n        keep-old 24\n        protected \"yes\"\n        cloud \"a\"\n        cloud \"b\"\n    }";
+    publish_twice_under_one_name: "    publish \"glance\"\n    publish \"glance\" { name \"web\"; }\n    publish \"glance\" { cloud \"b\"; }";
+    lints_of_publish: "    publish \"glance\" {\n        keep-old \"1h\"\n        property \"auto_disk_config\" \"true\"\n    }";
+}

@@ -23,7 +23,7 @@ use crate::secret::Vault;
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Build {
     /// The images; all of the workspace if none is named.
-    images: Vec<String>,
+    pub(super) images: Vec<String>,
     /// Work on so many disks at a time.
     #[arg(short, long, value_name = "N")]
     jobs: Option<usize>,

@@ -5,12 +5,14 @@
 
 pub(super) mod boot;
 mod profile;
+mod publish;
 mod user_data;
 
 pub use super::kind::Kind;
 use crate::recipe::{DiskFormat, ScrubItem};
 pub use profile::REQUIREMENTS;
 pub(super) use profile::{REMEDY, WITHOUT};
+pub use publish::PUBLISH;
 
 /// How often an argument may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -670,7 +672,7 @@ pub const RECIPE: &[Word] = &[
         form: None,
         arguments: &[once("name", Kind::ImageName)],
         properties: &[],
-        children: &[BASES, STEPS, SCRUB, SUBSCRIPTIONS, boot::TESTS, OUTPUTS],
+        children: &[BASES, STEPS, SCRUB, SUBSCRIPTIONS, boot::TESTS, OUTPUTS, PUBLISH],
         doc: "an image: a base, steps, and outputs",
     },
     profile::PROFILE,

@@ -19,11 +19,15 @@ use super::swift::Account;
 use super::{directory, swift, transport};
 use crate::environment::Environment;
 use crate::files;
+use crate::openstack::CloudError;
 use crate::recipe::RemoteSource;
 use crate::wire::{Cause, Patience, Redirects, Wire};
 
 /// Largest file with credentials.
 const MAX_NETRC: u64 = 1 << 20;
+/// What is told where nothing says which Swift is meant.
+const NOBODY: &str = "who you are is not known: set `OS_CLOUD`, `OS_AUTH_URL` and its like, \
+    `OS_STORAGE_URL` with `OS_AUTH_TOKEN`, or `ST_AUTH`, `ST_USER` and `ST_KEY`";
 
 /// Opens a remote. Nothing is asked of it yet.
 ///
@@ -200,9 +204,14 @@ impl Opening<'_> {
 
     fn swift(self, address: &Address<'_>) -> Opened {
         self.no_endpoint()?;
-        let account = Account::of(self.environment, self.source.region.clone())?;
+        let why = |error: CloudError| match error {
+            CloudError::Nothing => Hitch::Why(NOBODY.to_owned()),
+            error => Hitch::Cause("find who you are", Box::new(error)),
+        };
+        let account = Account::of(self.environment, self.source.region.clone()).map_err(why)?;
         let builder = swift::builder().container(address.place).root(address.path);
-        let wire = swift::Transport::new(self.wire(Redirects::Within)?, account);
+        let wire =
+            swift::Transport::new(account.wire(&self.caller.patience).map_err(why)?, account);
         self.store(builder, wire, Leases::Never)
     }
 

@@ -202,7 +202,7 @@ pub(crate) fn start(command: &Command, directory: PathBuf, port: u16) -> Server 
     Server { address, directory }
 }
 
-fn log_of(directory: &Path) -> String {
+pub(crate) fn log_of(directory: &Path) -> String {
     fs::read_to_string(directory.join("log")).unwrap_or_default()
 }
 

@@ -87,11 +87,16 @@ impl TestSpace {
 
     /// Makes a raw disk beside the recipe that is empty but for one byte.
     pub(crate) fn base(&self, name: &str, mark: u8) {
+        self.base_of(name, mark, SIZE);
+    }
+
+    /// The same of another size in bytes.
+    pub(crate) fn base_of(&self, name: &str, mark: u8, size: u64) {
         use std::os::unix::fs::FileExt;
         self.input(name, "");
         let path = self.root().join("recipes").join(name);
         let file = fs::OpenOptions::new().write(true).open(path).unwrap();
-        file.set_len(SIZE).unwrap();
+        file.set_len(size).unwrap();
         file.write_all_at(&[mark], MARK * 4096).unwrap();
     }
 
