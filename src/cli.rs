@@ -224,6 +224,14 @@ enum CliError {
         help("`--fix RECIPE` writes a recipe that repairs what steps can repair")
     )]
     Unfit { count: usize, profile: String },
+    #[error("`{}` could not be looked at: {why}", image.display())]
+    #[diagnostic(
+        code(kiln::cli::unreadable),
+        help(
+            "kiln looks at disks with one Linux root on a file system of its own: not at LVM, encrypted or data disks"
+        )
+    )]
+    Unreadable { image: PathBuf, why: String },
     #[error("there is no profile `{name}`")]
     #[diagnostic(code(kiln::cli::unknown_profile))]
     UnknownProfile {
@@ -306,6 +314,7 @@ impl CliError {
             | Self::Import { .. }
             | Self::NotReady
             | Self::NoInstaller
+            | Self::Unreadable { .. }
             | Self::Install { .. }
             | Self::Resolve(ResolveError::File(_) | ResolveError::NoVerifier) => Exit::Host,
             Self::NothingNamed { .. }

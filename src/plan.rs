@@ -20,8 +20,8 @@ use crate::lock::Lock;
 use crate::mistake::Mistake;
 use crate::name::SecretName;
 use crate::recipe::{
-    Aids, Attached, Base, Fetch, Fetched, FileBase, LocalFile, Origin, Requirement, SecretUse,
-    Step, StepKind,
+    Aids, Attached, Base, Check, Fetch, Fetched, FileBase, LocalFile, Origin, Requirement,
+    SecretUse, Step, StepKind,
 };
 use crate::remote::team::Hit;
 use crate::source::{Span, Spanned};
@@ -142,16 +142,31 @@ pub fn actions(
     if finder.mistakes.is_empty() { Ok(finder.actions) } else { Err(finder.mistakes) }
 }
 
-/// Adds what the profiles of an image require. The same requirement with another severity, or said
-/// more exactly, takes the place of what it was below.
+/// Adds what the profiles of an image require. The same requirement of two profiles is the worse of the
+/// two: none loses what another demands. Lists of data sources become one.
 fn require(requirements: &mut Vec<Requirement>, steps: &[Step]) {
     for step in steps {
         let StepKind::Profile(profile) = &step.kind else { continue };
         for remedied in &profile.requirements {
             let new = &remedied.requirement;
-            match requirements.iter_mut().find(|known| known.name == new.name) {
-                Some(known) => known.clone_from(new),
-                None => requirements.push(new.clone()),
+            let known = requirements.iter_mut().find(|known| {
+                known.name == new.name
+                    && match (&known.check, &new.check) {
+                        (Check::Datasources(_), Check::Datasources(_)) => true,
+                        (known, new) => known == new,
+                    }
+            });
+            let Some(known) = known else {
+                requirements.push(new.clone());
+                continue;
+            };
+            known.severity = known.severity.min(new.severity);
+            if let (Check::Datasources(known), Check::Datasources(new)) =
+                (&mut known.check, &new.check)
+            {
+                let missing: Vec<_> =
+                    new.iter().filter(|name| !known.contains(name)).cloned().collect();
+                known.extend(missing);
             }
         }
     }
