@@ -156,5 +156,6 @@ whole! {
     requirement_not_taken_over: "profile \"team\" extends=\"openstack\" {\n    without \"firewal\"\n}\n";
     duplicate_requirement: "profile \"team\" {\n    package \"a\"\n    package \"b\"\n}\n";
     two_default_users: "profile \"team\" {\n    default-user \"a\" \"b\"\n}\n";
+    two_consoles: "profile \"team\" {\n    console \"ttyS0\" \"tty0\"\n}\n";
     not_in_a_remedy: "profile \"team\" {\n    firewall {\n        remedy {\n            profile \"hardened\"\n            update name=\"all\"\n        }\n    }\n}\n";
 }
