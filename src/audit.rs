@@ -9,18 +9,25 @@
 mod access;
 mod boot;
 mod cloud;
+mod files;
 mod general;
+mod growth;
 mod identity;
 mod layout;
 mod network;
 mod remedy;
 mod report;
+mod scripts;
+mod sshd;
 mod units;
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use files::Unclear;
+
 use crate::causes;
+use crate::guest::architecture::Architecture;
 use crate::guest::error::escaped;
 use crate::guest::installed::Package;
 use crate::guest::root::GuestRoot;
@@ -28,7 +35,8 @@ use crate::guest::{Guest, GuestError};
 use crate::recipe::{Check, Profile, Requirement, Severity};
 
 pub use layout::{DiskView, PartView};
-pub use remedy::{LEFT_TO_SEAL, Remedy, quoted, remedy};
+pub use remedy::text::quoted;
+pub use remedy::{LEFT_TO_SEAL, Remedy, remedy};
 pub use report::Style;
 
 /// Largest file of a guest that is read, in bytes.
@@ -47,6 +55,8 @@ pub struct Subject<'a> {
     pub packages: Option<&'a [Package]>,
     /// The disk that it lies on.
     pub disk: &'a DiskView,
+    /// Whether a seal is still to come, which makes the next boot the first one.
+    pub to_be_sealed: bool,
 }
 
 /// What a look at one requirement came to. The text says what was seen where; it is escaped.
@@ -57,7 +67,8 @@ pub enum Verdict {
     Pass(String),
     /// It is not met.
     Fail(String),
-    /// It cannot be told from the files alone.
+    /// It cannot be told: the guest's files hide it, or do not say it. At severity `error` that counts
+    /// as not met, or a guest could go round a requirement with a file that nobody can read.
     Unknown(String),
     /// The guest has nothing that it is about.
     NotApplicable(String),
@@ -110,10 +121,11 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Whether the image is not fit for its purpose.
+    /// Whether the image is not fit for its purpose, as far as can be told.
     #[must_use]
     pub fn is_failure(&self) -> bool {
-        matches!(self.verdict, Verdict::Fail(_)) && self.severity == Severity::Error
+        matches!(self.verdict, Verdict::Fail(_) | Verdict::Unknown(_))
+            && self.severity == Severity::Error
     }
 }
 
@@ -125,6 +137,9 @@ pub struct AuditReport {
     /// The size of its disk in bytes; 0 where it could not be opened.
     #[serde(default)]
     pub disk_size: u64,
+    /// Why the disk could not be looked at, so that nothing but its partition table is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
     /// One for each requirement, in their order.
     pub findings: Vec<Finding>,
 }
@@ -165,7 +180,10 @@ pub fn audit(
     let findings = requirements.iter().map(|requirement| {
         let verdict = look(subject, &requirement.check)?;
         let (mut steps, mut advice) = (None, None);
-        if matches!(verdict, Verdict::Fail(_)) {
+        // What is no matter of the disk stays to be done, whatever is seen there.
+        let elsewhere =
+            matches!((&requirement.check, &verdict), (Check::AutoDiskConfig, Verdict::Unknown(_)));
+        if matches!(verdict, Verdict::Fail(_)) || elsewhere {
             match remedy(subject, &requirement.check) {
                 Remedy::Steps(text) => steps = Some(text),
                 Remedy::Advice(text) => advice = Some(text.to_owned()),
@@ -176,6 +194,7 @@ pub fn audit(
     Ok(AuditReport {
         system: subject.guest.pretty_name.clone(),
         disk_size: subject.disk.size,
+        unreadable: None,
         findings: findings.collect::<Result<_, GuestError>>()?,
     })
 }
@@ -189,9 +208,10 @@ pub fn of_unreadable(requirements: &[Requirement], table: Option<&str>, why: &st
             let advice = Some(remedy::TABLE.to_owned());
             finding(requirement, Verdict::Fail(fault.to_owned()), None, advice)
         }
-        _ => finding(requirement, Verdict::Unknown(why.to_owned()), None, None),
+        _ => finding(requirement, Verdict::Unknown(why.to_owned()).harmless(), None, None),
     });
-    AuditReport { system: String::new(), disk_size: 0, findings: findings.collect() }
+    let unreadable = Some(escaped(why));
+    AuditReport { system: String::new(), disk_size: 0, unreadable, findings: findings.collect() }
 }
 
 fn finding(
@@ -219,9 +239,9 @@ pub fn look(subject: Subject<'_>, check: &Check) -> Result<Verdict, GuestError> 
         Check::CloudInit => cloud::installed(subject),
         Check::Datasources(wanted) => cloud::datasources(subject, wanted),
         Check::DefaultUser(wanted) => cloud::default_user(subject, wanted.as_deref()),
-        Check::Growth => cloud::growth(subject),
+        Check::Growth => growth::growth(subject),
         Check::RootLogin => access::root_login(subject),
-        Check::PasswordLogin => access::password_login(subject),
+        Check::PasswordLogin => sshd::password_login(subject),
         Check::SshServer => access::server(subject),
         Check::SshKey(way) => access::key(subject, *way),
         Check::Firewall => access::firewall(subject),
@@ -232,10 +252,11 @@ pub fn look(subject: Subject<'_>, check: &Check) -> Result<Verdict, GuestError> 
         Check::PersistentNet => network::persistent(subject),
         Check::NetGenerator => network::generator(subject),
         Check::HardwareAddresses => network::hardware_addresses(subject),
-        Check::Console(device) => boot::argument(subject, &console(device)),
+        Check::Console(device) => boot::argument(subject, &console(subject, device.as_deref())),
         Check::KernelArgument(argument) => boot::argument(subject, argument),
         Check::BootEntries => boot::entries_follow_defaults(subject),
         Check::XenKernel => boot::xen(subject),
+        Check::AutoDiskConfig => Ok(layout::auto_disk_config(subject.disk)),
         Check::MachineId => identity::machine_id(subject),
         Check::HostKeys => identity::host_keys(subject),
         Check::Leftovers => identity::leftovers(subject),
@@ -247,47 +268,39 @@ pub fn look(subject: Subject<'_>, check: &Check) -> Result<Verdict, GuestError> 
         Check::NoUnit(name) => general::unit(subject, name, false),
     };
     let verdict = match result {
-        // A guest's file that cannot be what it should be says something about the image.
-        Err(error @ (GuestError::TooLarge { .. } | GuestError::Type { .. })) => {
-            Verdict::Fail(error.to_string())
-        }
-        // A link in circles, say; what a disk cannot give is no matter of the guest's.
-        Err(error) if error.errno().is_some_and(|errno| errno != Errno::IO) => {
-            Verdict::Unknown(causes::in_one_line(&error))
-        }
-        other => other?,
+        Ok(verdict) => verdict,
+        Err(Unclear::Meaning(why)) => Verdict::Unknown(why),
+        Err(Unclear::Guest(error)) => of_error(error)?,
     };
     Ok(verdict.harmless())
 }
 
-/// What makes the kernel write to a console.
-fn console(device: &str) -> String {
-    format!("console={device}")
-}
-
-/// The text of a guest's file; `None` where nothing is. Bytes that are no UTF-8 are replaced.
-fn text(root: &GuestRoot, path: &str) -> Result<Option<String>, GuestError> {
-    let bytes = root.read_if_there(path, LIMIT)?;
-    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-/// The paths that match, sorted.
-fn matching(root: &GuestRoot, pattern: &str) -> Result<Vec<String>, GuestError> {
-    let mut found = Vec::new();
-    root.glob("look for", pattern, &mut |place| {
-        found.push(place.path().to_string_lossy().into_owned());
-        Ok(())
-    })?;
-    found.sort();
-    Ok(found)
-}
-
-/// The first of some texts, and how many more there are.
-fn some(texts: &[String]) -> String {
-    let shown: Vec<_> =
-        texts.iter().take(NAMED).map(|text| format!("`{}`", text.escape_debug())).collect();
-    match texts.len().saturating_sub(NAMED) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
+/// What a file that cannot be read says about the image; what a disk cannot give is no matter of the
+/// guest's.
+fn of_error(error: GuestError) -> Result<Verdict, GuestError> {
+    match error {
+        error @ (GuestError::TooLarge { .. } | GuestError::Type { .. }) => {
+            Ok(Verdict::Fail(error.to_string()))
+        }
+        // A link in circles, say.
+        error if error.errno().is_some_and(|errno| errno != Errno::IO) => {
+            Ok(Verdict::Unknown(causes::in_one_line(&error)))
+        }
+        error => Err(error),
     }
+}
+
+/// What makes the kernel write to a console: by default the serial port that the architecture has.
+/// Source: `CONSOLE` of the kernel's drivers, as `QEMU` and `libvirt` have those ports.
+fn console(subject: Subject<'_>, device: Option<&str>) -> String {
+    let own = || {
+        let name = subject.guest.architecture.map(Architecture::name).unwrap_or_default();
+        match name.as_str() {
+            "aarch64" | "arm" => "ttyAMA0",
+            "ppc64" | "ppc64le" => "hvc0",
+            "s390x" => "ttysclp0",
+            _ => "ttyS0",
+        }
+    };
+    format!("console={}", device.unwrap_or_else(own))
 }

@@ -270,6 +270,14 @@ enum CliError {
         help("`kiln doctor --boot --fix` installs what is missing")
     )]
     CannotBoot { list: String },
+    #[error("`{}` could not be looked at: {why}", image.display())]
+    #[diagnostic(
+        code(kiln::cli::unreadable),
+        help(
+            "kiln looks at disks with one Linux root on a file system of its own: not at LVM, encrypted or data disks"
+        )
+    )]
+    Unreadable { image: PathBuf, why: String },
     #[error("there is no profile `{name}`")]
     #[diagnostic(code(kiln::cli::unknown_profile))]
     UnknownProfile {
@@ -381,6 +389,7 @@ impl CliError {
             | Self::NotReady
             | Self::NoInstaller
             | Self::CannotBoot { .. }
+            | Self::Unreadable { .. }
             | Self::Install { .. }
             | Self::Resolve(ResolveError::File(_) | ResolveError::NoVerifier) => Exit::Host,
             Self::NothingNamed { .. }

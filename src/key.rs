@@ -605,6 +605,7 @@ fn requirement(m: &mut Manifest, place: &str, requirement: &Requirement) {
         | Check::Firewall
         | Check::BootEntries
         | Check::XenKernel
+        | Check::AutoDiskConfig
         | Check::MachineId
         | Check::HostKeys
         | Check::Leftovers => {}
@@ -613,8 +614,8 @@ fn requirement(m: &mut Manifest, place: &str, requirement: &Requirement) {
         Check::SshKey(way) => {
             m.flag(&format!("{place}.by-script"), *way == KeyWay::Script);
         }
-        Check::Console(text)
-        | Check::Package(text)
+        Check::Console(device) => m.optional(&format!("{place}.text"), device.clone()),
+        Check::Package(text)
         | Check::NoPackage(text)
         | Check::Unit(text)
         | Check::NoUnit(text)

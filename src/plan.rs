@@ -20,8 +20,8 @@ use crate::lock::Lock;
 use crate::mistake::Mistake;
 use crate::name::SecretName;
 use crate::recipe::{
-    Aids, Attached, Base, Fetch, Fetched, FileBase, LocalFile, Origin, Requirement, SecretUse,
-    Step, StepKind,
+    Aids, Attached, Base, Check, Fetch, Fetched, FileBase, LocalFile, Origin, Requirement,
+    SecretUse, Step, StepKind,
 };
 use crate::remote::team::Hit;
 use crate::source::{Span, Spanned};
@@ -142,18 +142,32 @@ pub fn actions(
     if finder.mistakes.is_empty() { Ok(finder.actions) } else { Err(finder.mistakes) }
 }
 
-/// Adds what the profiles of an image require. The same requirement with another severity, or said
-/// more exactly, takes the place of what it was below.
+/// Adds what the profiles of an image require.
 fn require(requirements: &mut Vec<Requirement>, steps: &[Step]) {
     for step in steps {
         let StepKind::Profile(profile) = &step.kind else { continue };
         for remedied in &profile.requirements {
-            let new = &remedied.requirement;
-            match requirements.iter_mut().find(|known| known.name == new.name) {
-                Some(known) => known.clone_from(new),
-                None => requirements.push(new.clone()),
-            }
+            add(requirements, &remedied.requirement);
         }
+    }
+}
+
+/// Adds a requirement. The same one of two profiles is the worse of the two: none loses what another
+/// demands. Lists of data sources become one.
+fn add(requirements: &mut Vec<Requirement>, new: &Requirement) {
+    let is_same = |known: &&mut Requirement| {
+        let sources =
+            matches!((&known.check, &new.check), (Check::Datasources(_), Check::Datasources(_)));
+        known.name == new.name && (sources || known.check == new.check)
+    };
+    let Some(known) = requirements.iter_mut().find(is_same) else {
+        requirements.push(new.clone());
+        return;
+    };
+    known.severity = known.severity.min(new.severity);
+    if let (Check::Datasources(known), Check::Datasources(new)) = (&mut known.check, &new.check) {
+        let missing: Vec<_> = new.iter().filter(|name| !known.contains(name)).cloned().collect();
+        known.extend(missing);
     }
 }
 
@@ -559,5 +573,44 @@ impl Plan {
     /// The nodes that run, parents first.
     pub fn running(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.fates.len()).filter(|&node| self.runs(node))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::Severity;
+
+    #[test]
+    fn requirements_of_several_profiles_become_the_worse_of_them() {
+        let requirement = |severity, check: Check| Requirement {
+            name: check.keyword().to_owned(),
+            severity,
+            check,
+        };
+        let sources = |names: &[&str]| {
+            Check::Datasources(names.iter().map(|&name| name.to_owned()).collect())
+        };
+        let mut all = Vec::new();
+        for new in [
+            requirement(Severity::Warning, Check::RootLogin),
+            requirement(Severity::Error, sources(&["OpenStack", "ConfigDrive"])),
+            requirement(Severity::Error, Check::RootLogin),
+            requirement(Severity::Advice, Check::RootLogin),
+            requirement(Severity::Warning, sources(&["NoCloud", "OpenStack"])),
+            requirement(Severity::Warning, Check::Console(None)),
+            requirement(Severity::Error, Check::Console(Some("tty0".to_owned()))),
+        ] {
+            add(&mut all, &new);
+        }
+        assert_eq!(
+            all,
+            [
+                requirement(Severity::Error, Check::RootLogin),
+                requirement(Severity::Error, sources(&["OpenStack", "ConfigDrive", "NoCloud"])),
+                requirement(Severity::Warning, Check::Console(None)),
+                requirement(Severity::Error, Check::Console(Some("tty0".to_owned()))),
+            ]
+        );
     }
 }

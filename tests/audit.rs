@@ -3,149 +3,24 @@
 //!
 //! Disks that are mounted, and programs that remedies run, are the end-to-end tests'.
 
-use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::Path;
+#[path = "audit/shell.rs"]
+mod shell;
+#[path = "audit/systems.rs"]
+mod systems;
+#[path = "audit/tree.rs"]
+mod tree;
+#[path = "audit/unreadable.rs"]
+mod unreadable;
 
-use kiln::audit::{AuditReport, DiskView, PartView, Remedy, Subject, Verdict, audit, look, remedy};
+use std::os::unix::fs::symlink;
+
+use kiln::audit::{AuditReport, DiskView, PartView, Remedy, Verdict, look, remedy};
 use kiln::guest::root::GuestRoot;
 use kiln::guest::{Guest, Snapshot, apply};
 use kiln::lower;
-use kiln::recipe::{Check, KeyWay, Requirement, StepKind};
+use kiln::recipe::{Check, KeyWay, StepKind};
 
-/// A tree that meets `openstack`.
-struct Tree(tempfile::TempDir);
-
-impl Tree {
-    fn new() -> Self {
-        let tree = Self(tempfile::tempdir().unwrap());
-        tree.write("etc/os-release", "ID=debian\nVERSION_ID=12\nPRETTY_NAME=\"Debian 12\"\n");
-        let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
-        elf.resize(20, 0);
-        elf[18] = 62;
-        fs::create_dir_all(tree.path("bin")).unwrap();
-        fs::write(tree.path("bin/sh"), elf).unwrap();
-        tree.write("usr/bin/apt-get", "");
-        tree.write("usr/lib/systemd/systemd", "");
-        fs::create_dir_all(tree.path("sbin")).unwrap();
-        symlink("/usr/lib/systemd/systemd", tree.path("sbin/init")).unwrap();
-        tree.write(
-            "var/lib/dpkg/status",
-            "Package: vim\nStatus: install ok installed\nVersion: 9\nArchitecture: amd64\n\n",
-        );
-        tree.write("usr/sbin/sshd", "");
-        tree.unit("ssh.service", "multi-user.target", "[Service]\nExecStart=/usr/sbin/sshd -D\n");
-        tree.write("usr/bin/cloud-init", "");
-        for name in ["cloud-init-local", "cloud-init", "cloud-config", "cloud-final"] {
-            tree.unit(&format!("{name}.service"), "cloud-init.target", "[Service]\n");
-        }
-        tree.write(
-            "etc/cloud/cloud.cfg",
-            "disable_root: true\ndatasource_list: [ NoCloud, ConfigDrive, OpenStack, None ]\n\
-             cloud_init_modules:\n - growpart\n - [resizefs, always]\n - ssh\n\
-             system_info:\n  default_user:\n    name: debian\n",
-        );
-        tree.write("usr/bin/growpart", "");
-        tree.write("usr/lib/systemd/system-generators/cloud-init-generator", "");
-        tree.write("etc/shadow", "root:!:1::::::\n");
-        tree.write("etc/ssh/sshd_config", "Include /etc/ssh/sshd_config.d/*.conf\n");
-        tree.write(
-            "etc/default/grub",
-            "GRUB_CMDLINE_LINUX_DEFAULT=\"quiet\"\nGRUB_CMDLINE_LINUX=\"console=ttyS0\"\n",
-        );
-        tree.write(
-            "boot/grub/grub.cfg",
-            "linux /vmlinuz root=UUID=1 ro console=ttyS0 quiet\nlinux /vmlinuz root=UUID=1 ro single console=ttyS0\n",
-        );
-        tree.write("boot/vmlinuz-6.1.0-1-amd64", "");
-        tree.write("etc/machine-id", "uninitialized\n");
-        tree
-    }
-
-    fn path(&self, path: &str) -> std::path::PathBuf {
-        self.0.path().join(path)
-    }
-
-    fn write(&self, path: &str, text: &str) {
-        let path = self.path(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn remove(&self, path: &str) {
-        fs::remove_file(self.path(path)).unwrap();
-    }
-
-    fn unit(&self, name: &str, target: &str, text: &str) {
-        self.write(&format!("lib/systemd/system/{name}"), text);
-        let wants = self.path(&format!("etc/systemd/system/{target}.wants"));
-        fs::create_dir_all(&wants).unwrap();
-        let _ = symlink(Path::new("/lib/systemd/system").join(name), wants.join(name));
-    }
-
-    fn with<T>(&self, disk: &DiskView, use_it: impl FnOnce(Subject<'_>) -> T) -> T {
-        let root = GuestRoot::open(self.0.path()).unwrap();
-        let guest = Guest::inspect(&root).unwrap();
-        let packages = match kiln::guest::installed::installed(&root, &guest).unwrap() {
-            kiln::guest::installed::Installed::List(list) => Some(list),
-            kiln::guest::installed::Installed::Ask(_) => None,
-        };
-        use_it(Subject { root: &root, guest: &guest, packages: packages.as_deref(), disk })
-    }
-
-    fn audit(&self, disk: &DiskView, profile: &str) -> AuditReport {
-        let requirements = requirements(profile);
-        self.with(disk, |subject| audit(subject, &requirements).unwrap())
-    }
-
-    fn look(&self, check: &Check) -> Verdict {
-        self.with(&disk(), |subject| look(subject, check).unwrap())
-    }
-
-    /// Does those steps of a remedy that run no program of the guest.
-    fn repair(&self, check: &Check) -> usize {
-        let remedy = self.with(&disk(), |subject| remedy(subject, check));
-        let Remedy::Steps(text) = remedy else { panic!("{check:?} has no steps") };
-        let steps: Vec<StepKind<Snapshot>> = lower::steps(&text);
-        let root = GuestRoot::open(self.0.path()).unwrap();
-        let guest = Guest::inspect(&root).unwrap();
-        let mut programs = 0;
-        for step in &steps {
-            match step {
-                StepKind::Install(_) | StepKind::RunCommand(_) => programs += 1,
-                // What `password` locks is a file of the guest with the guest's own owner.
-                step => apply(&root, &guest, step).unwrap(),
-            }
-        }
-        programs
-    }
-}
-
-fn requirements(profile: &str) -> Vec<Requirement> {
-    let profile = &lower::own_profiles()[profile];
-    profile.requirements.iter().map(|remedied| remedied.requirement.clone()).collect()
-}
-
-/// A GPT disk with a boot loader's partition and an ext4 root behind it.
-fn disk() -> DiskView {
-    let part = |number, start, size, kind: Option<&str>, target: Option<&str>| PartView {
-        number: Some(number),
-        start,
-        size,
-        kind: kind.map(str::to_owned),
-        target: target.map(str::to_owned),
-        used: Some(size),
-    };
-    DiskView {
-        size: 3 << 30,
-        table: Some("gpt".to_owned()),
-        second_header: Some(true),
-        partitions: vec![
-            part(1, 1 << 20, 1 << 20, None, None),
-            part(2, 2 << 20, (3 << 30) - (3 << 20), Some("ext4"), Some("/")),
-        ],
-    }
-}
+use tree::{Tree, disk};
 
 fn failed(report: &AuditReport) -> Vec<&str> {
     report.failures().map(|finding| finding.name.as_str()).collect()
@@ -245,7 +120,7 @@ fn warnings_do_not_make_an_image_unfit() {
     let tree = Tree::new();
     tree.write("etc/shadow", "root:$y$j9T$x:1::::::\n");
     tree.unit("firewalld.service", "multi-user.target", "[Service]\n");
-    tree.write("tmp/builder.log", "");
+    tree.write("tmp/builder.log", "x");
     let mut disk = disk();
     disk.partitions.push(PartView {
         number: Some(3),
@@ -289,6 +164,7 @@ fn what_a_remedy_writes_is_what_was_required() {
         assert!(matches!(tree.look(&check), Verdict::Pass(_)), "{check:?}");
     }
     // What only programs of the guest can do is left to them.
+    tree.write("usr/bin/curl", "");
     let check = Check::SshKey(KeyWay::Script);
     assert!(matches!(tree.look(&check), Verdict::Fail(_)));
     assert_eq!(tree.repair(&check), 1);
@@ -305,6 +181,9 @@ fn keys_and_typing_mistakes_of_consoles() {
     let script = "curl http://169.254.169.254/latest/meta-data/public-keys/0/openssh-key >>/root/.ssh/authorized_keys\n";
     let check = Check::SshKey(KeyWay::Script);
     tree.write("etc/rc.local", script);
+    let Verdict::Fail(seen) = tree.look(&check) else { panic!("nobody runs it without its mode") };
+    assert!(seen.contains("nothing starts it"), "{seen}");
+    tree.set_executable("etc/rc.local");
     assert!(matches!(tree.look(&check), Verdict::Pass(_)));
     for (right, typed) in [("http://", "http;//"), ("authorized_keys", "authorized-keys")] {
         tree.write("etc/rc.local", &script.replace(right, typed));
@@ -318,6 +197,7 @@ fn a_guest_on_lvm_needs_a_script_to_grow() {
     let tree = Tree::new();
     let mut disk = disk();
     disk.partitions[1].kind = Some("LVM2_member".to_owned());
+    disk.partitions[1].target = None;
     let look_at =
         |disk: &DiskView| tree.with(disk, |subject| look(subject, &Check::Growth).unwrap());
     assert!(matches!(look_at(&disk), Verdict::Fail(_)));
@@ -332,16 +212,17 @@ fn a_guest_on_lvm_needs_a_script_to_grow() {
     {
         apply(&root, &guest, step).unwrap();
     }
+    let Verdict::Fail(seen) = look_at(&disk) else { panic!("nothing starts it yet") };
+    assert!(seen.contains("nothing starts it"), "{seen}");
+    let unit = "/etc/systemd/system/kiln-grow-lvm.service";
+    tree.link(unit, "etc/systemd/system/multi-user.target.wants/kiln-grow-lvm.service");
     assert!(matches!(look_at(&disk), Verdict::Pass(_)));
-}
-
-#[test]
-fn scripts_that_kiln_writes_are_read_by_a_shell() {
-    for name in ["fetch-key.sh", "grow-lvm.sh"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/audit").join(name);
-        let status = std::process::Command::new("sh").arg("-n").arg(&path).status().unwrap();
-        assert!(status.success(), "{name}");
-    }
+    assert!(text.contains("install \"parted\"") && text.contains("install \"gdisk\""), "{text}");
+    // A data partition of LVM is nobody's root.
+    disk.partitions[1] = tree::disk().partitions[1].clone();
+    disk.partitions[0].kind = Some("LVM2_member".to_owned());
+    let Verdict::Pass(seen) = look_at(&disk) else { panic!("cloud-init makes the root larger") };
+    assert!(seen.contains("growpart"), "{seen}");
 }
 
 #[test]
@@ -367,39 +248,4 @@ fn a_remedy_of_a_profiles_own_is_left_to_its_step() {
     let own = "the step `profile \"openstack\"` repairs it";
     assert_eq!(advice, [Some(own), Some(kiln::audit::LEFT_TO_SEAL)]);
     assert!(report.failures().all(|finding| finding.steps.is_none()));
-}
-
-#[test]
-fn a_hostile_guest_is_looked_at_all_the_same() {
-    let hardened = requirements("hardened");
-    let looked = |tree: &Tree| {
-        let report = tree.with(&disk(), |subject| audit(subject, &hardened).unwrap());
-        assert_eq!(report.findings.len(), hardened.len());
-        report
-    };
-    let circle = Tree::new();
-    circle.remove("etc/cloud/cloud.cfg");
-    symlink("/etc/cloud/cloud.cfg", circle.path("etc/cloud/cloud.cfg")).unwrap();
-    let unknown = |finding: &&kiln::audit::Finding| matches!(finding.verdict, Verdict::Unknown(_));
-    assert!(looked(&circle).findings.iter().filter(unknown).count() > 0);
-
-    let deep = Tree::new();
-    deep.write("etc/cloud/cloud.cfg.d/1.cfg", &"[".repeat(100_000));
-    let bomb = (1..60).fold("a0: &a0 [1]\n".to_owned(), |text, n| {
-        text + &format!("a{n}: &a{n} [*a{0}, *a{0}]\n", n - 1)
-    });
-    deep.write("etc/cloud/cloud.cfg.d/2.cfg", &bomb);
-    deep.write(
-        "etc/ssh/sshd_config",
-        "Include ../../../../*\nMatch all\nPasswordAuthentication no\n",
-    );
-    assert_eq!(failed(&looked(&deep)), ["password-login"]);
-
-    let terminal = Tree::new();
-    terminal.write("etc/ssh/ssh_host_\u{1b}[31m_key", "k\n");
-    let report = looked(&terminal);
-    assert_eq!(failed(&report), ["host-keys", "password-login"]);
-    assert!(
-        !report.text("x", "profile hardened", kiln::audit::Style::default()).contains('\u{1b}')
-    );
 }

@@ -167,6 +167,7 @@ whole! {
     duplicate_requirement: "profile \"team\" {\n    package \"a\"\n    package \"b\"\n}\n";
     too_many_sources: "image \"i\" {\n    base file \"a\"\n    test {\n        metadata \"config-drive\" \"service\" \"nocloud\"\n        memory \"1G\"\n        memory \"2G\"\n        expct \"x\"\n    }\n    expect \"login\"\n}\n";
     two_default_users: "profile \"team\" {\n    default-user \"a\" \"b\"\n}\n";
+    two_consoles: "profile \"team\" {\n    console \"ttyS0\" \"tty0\"\n}\n";
     not_in_a_remedy: "profile \"team\" {\n    firewall {\n        remedy {\n            profile \"hardened\"\n            update name=\"all\"\n        }\n    }\n}\n";
 }
 

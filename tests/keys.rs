@@ -158,7 +158,7 @@ fn steps() -> Vec<StepKind<Input>> {
 }
 
 fn profile() -> Profile<Input> {
-    let check = Check::Console("ttyS0".to_owned());
+    let check = Check::Console(Some("ttyS0".to_owned()));
     let requirement = Requirement { name: "console".to_owned(), severity: Severity::Error, check };
     let requirements = vec![Remedied { requirement, remedy: vec![StepKind::Update] }];
     Profile { name: "team".to_owned(), requirements }
@@ -211,7 +211,7 @@ fn flips(kind: &StepKind<Input>) -> Vec<StepKind<Input>> {
                     remedy.clone(),
                 ),
                 with(Requirement { name: "other".to_owned(), ..requirement }, remedy.clone()),
-                with(other(Check::Console("ttyS1".to_owned())), remedy.clone()),
+                with(other(Check::Console(Some("ttyS1".to_owned()))), remedy.clone()),
                 with(other(Check::KernelArgument("ttyS0".to_owned())), remedy.clone()),
                 with(other(check), [remedy, vec![StepKind::InjectQemuGa]].concat()),
             ]

@@ -1,18 +1,20 @@
-//! cloud-init in a guest: whether it runs, where it looks, whom it lets in, and how the root grows.
+//! cloud-init in a guest: whether it runs, where it looks, and whom it lets in.
 //!
 //! Sources: cloud-init's documentation, "Base configuration", "How to disable cloud-init", and the
-//! module reference for `growpart`, `resizefs` and `ssh`.
+//! module reference for `ssh` and `users-groups`; `src/etc` of `CirrOS`.
 
 use serde_json::{Map, Value};
 
+use super::files::{Look, Unclear, matching, some, text};
 use super::units::{Unit, unit};
-use super::{Subject, Verdict, boot, matching, some, text};
-use crate::guest::GuestError;
+use super::{Subject, Verdict, boot};
 use crate::guest::inspect::Init;
 
-const CONFIG: &str = "/etc/cloud/cloud.cfg";
+pub(super) const CONFIG: &str = "/etc/cloud/cloud.cfg";
 const MORE: &str = "/etc/cloud/cloud.cfg.d/*.cfg";
 const DISABLED: &str = "/etc/cloud/cloud-init.disabled";
+/// The program.
+pub(super) const PROGRAMS: [&str; 2] = ["/usr/bin/cloud-init", "/usr/local/bin/cloud-init"];
 /// The units that do its work. The second is `cloud-init-network` since 24.3.
 const UNITS: [&[&str]; 4] = [
     &["cloud-init-local.service"],
@@ -20,12 +22,15 @@ const UNITS: [&[&str]; 4] = [
     &["cloud-config.service"],
     &["cloud-final.service"],
 ];
+/// The one process that the others wait for since 24.3.
+const MAIN: &str = "cloud-init-main.service";
+/// Where `CirrOS` says where its own program looks, by names of its own.
+pub(super) const CONFIG_OF_CIRROS: &str = "/etc/cirros-init/config";
 
 /// Whether it is installed, enabled and not switched off.
-pub(super) fn installed(subject: Subject<'_>) -> Result<Verdict, GuestError> {
+pub(super) fn installed(subject: Subject<'_>) -> Look<Verdict> {
     let Subject { root, guest, .. } = subject;
-    let program = ["/usr/bin/cloud-init", "/usr/local/bin/cloud-init"];
-    let Some(program) = program.iter().find(|path| root.is_file(path)) else {
+    let Some(program) = PROGRAMS.iter().find(|path| root.is_file(path)) else {
         return Ok(Verdict::Fail("there is no `/usr/bin/cloud-init`".to_owned()));
     };
     if root.lstat(DISABLED)?.is_some() {
@@ -34,44 +39,68 @@ pub(super) fn installed(subject: Subject<'_>) -> Result<Verdict, GuestError> {
     if boot::has_anywhere(root, "cloud-init=disabled")? {
         return Ok(Verdict::Fail("a boot entry has `cloud-init=disabled`".to_owned()));
     }
+    let mut any_starts = false;
     for names in UNITS {
         let mut states = Vec::new();
         for name in names {
-            states.push((name, unit(root, guest, name)?));
+            states.push((*name, unit(subject, name)?));
         }
-        if states.iter().any(|(_, state)| *state == Unit::Enabled) {
+        if states.iter().any(|(_, state)| state.starts()) {
+            any_starts = true;
             continue;
         }
-        let seen = match states.iter().find(|(_, state)| *state != Unit::Absent) {
-            Some((name, Unit::Masked)) => format!("`{name}` is masked"),
-            Some((name, _)) => format!("nothing starts `{name}`"),
-            None if guest.init == Init::Systemd => format!("there is no unit `{}`", names[0]),
+        match states.iter().find(|(_, state)| *state != Unit::Absent) {
+            Some((name, state)) => return Ok(idle(name, *state)),
+            None if guest.init == Init::Systemd => {
+                return Ok(Verdict::Fail(format!("there is no unit `{}`", names[0])));
+            }
             // Other init systems have fewer scripts, under other names.
-            None => continue,
-        };
-        return Ok(Verdict::Fail(seen));
+            None => {}
+        }
     }
-    Ok(Verdict::Pass(format!("`{program}`, and its units are enabled")))
+    let main = unit(subject, MAIN)?;
+    if main != Unit::Absent && !main.starts() {
+        return Ok(idle(MAIN, main));
+    }
+    Ok(if any_starts {
+        Verdict::Pass(format!("`{program}`, and its units are enabled"))
+    } else {
+        Verdict::Fail(format!("`{program}` is there, and nothing starts it"))
+    })
+}
+
+fn idle(name: &str, state: Unit) -> Verdict {
+    Verdict::Fail(match state {
+        Unit::Masked => format!("`{name}` is masked"),
+        _ => format!("nothing starts `{name}`"),
+    })
 }
 
 /// What its configuration says: `cloud.cfg`, with the files beside it laid over it by their names.
-/// A file that is no YAML mapping says nothing, as for cloud-init itself.
-pub(super) fn config(subject: Subject<'_>) -> Result<Map<String, Value>, GuestError> {
+/// One that is YAML and no mapping says nothing, as for cloud-init itself.
+pub(super) fn config(subject: Subject<'_>) -> Look<Map<String, Value>> {
     let mut files = vec![CONFIG.to_owned()];
     files.extend(matching(subject.root, MORE)?);
     let mut merged = Map::new();
     for path in files {
-        let text = text(subject.root, &path)?.unwrap_or_default();
-        if let Some(Value::Object(object)) = yaml(&text) {
-            lay_over(&mut merged, object);
+        let Some(text) = text(subject.root, &path)? else { continue };
+        match yaml(&text) {
+            Some(Value::Object(object)) => lay_over(&mut merged, object),
+            Some(_) => {}
+            // cloud-init's parser may take what this one does not, so it cannot be left out.
+            None => return Err(Unclear::Meaning(format!("`{path}` cannot be read as YAML"))),
         }
     }
     Ok(merged)
 }
 
-/// A guest's YAML, within the bounds of the parser on depth, aliases and size.
+/// A guest's YAML, within the bounds of the parser on depth, aliases and size. Of two equal keys the
+/// last one holds, as for `PyYAML`, which cloud-init uses.
 fn yaml(text: &str) -> Option<Value> {
-    serde_saphyr::from_str(text).ok()
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+    };
+    serde_saphyr::from_str_with_options(text, options).ok()
 }
 
 fn lay_over(below: &mut Map<String, Value>, above: Map<String, Value>) {
@@ -108,7 +137,7 @@ fn texts(value: Option<&Value>) -> Vec<String> {
 }
 
 /// Whether one of its lists of modules has a module.
-pub(super) fn has_module(subject: Subject<'_>, name: &str) -> Result<bool, GuestError> {
+pub(super) fn has_module(subject: Subject<'_>, name: &str) -> Look<bool> {
     let config = config(subject)?;
     let lists = ["cloud_init_modules", "cloud_config_modules", "cloud_final_modules"];
     Ok(lists
@@ -116,12 +145,19 @@ pub(super) fn has_module(subject: Subject<'_>, name: &str) -> Result<bool, Guest
         .any(|list| texts(config.get(*list)).iter().any(|module| module.replace('-', "_") == name)))
 }
 
-pub(super) fn datasources(subject: Subject<'_>, wanted: &[String]) -> Result<Verdict, GuestError> {
+/// Its data sources, in its order; empty where it tries all that it knows.
+pub(super) fn sources(subject: Subject<'_>) -> Look<Vec<String>> {
+    Ok(texts(config(subject)?.get("datasource_list")))
+}
+
+pub(super) fn datasources(subject: Subject<'_>, wanted: &[String]) -> Look<Verdict> {
     if !subject.root.is_file(CONFIG) {
+        if let Some(text) = text(subject.root, CONFIG_OF_CIRROS)? {
+            return Ok(sources_of_cirros(&text, wanted));
+        }
         return Ok(Verdict::Fail(format!("there is no `{CONFIG}`")));
     }
-    let config = config(subject)?;
-    let list = texts(config.get("datasource_list"));
+    let list = sources(subject)?;
     if list.is_empty() {
         return Ok(Verdict::Pass("no list is set: cloud-init tries all it knows".to_owned()));
     }
@@ -133,85 +169,77 @@ pub(super) fn datasources(subject: Subject<'_>, wanted: &[String]) -> Result<Ver
     })
 }
 
-pub(super) fn default_user(
-    subject: Subject<'_>,
-    wanted: Option<&str>,
-) -> Result<Verdict, GuestError> {
-    if !subject.root.is_file(CONFIG) {
-        return Ok(Verdict::Fail(format!("there is no `{CONFIG}`")));
+/// `CirrOS` asks OpenStack's metadata service in the way of EC2.
+fn sources_of_cirros(text: &str, wanted: &[String]) -> Verdict {
+    let value =
+        text.lines().filter_map(|line| line.trim().strip_prefix("DATASOURCE_LIST=")).next_back();
+    let value = value.unwrap_or_default().trim_matches(['"', '\'']);
+    let known: Vec<&str> = value.split_whitespace().collect();
+    let name = |source: &str| match source {
+        "OpenStack" | "Ec2" => "ec2".to_owned(),
+        other => other.to_ascii_lowercase(),
+    };
+    let missing: Vec<String> =
+        wanted.iter().filter(|source| !known.contains(&name(source).as_str())).cloned().collect();
+    let seen = format!("`{CONFIG_OF_CIRROS}` has `{}`", value.escape_debug());
+    match missing.as_slice() {
+        [] => Verdict::Pass(seen),
+        missing => Verdict::Fail(format!("{seen}, without {}", some(missing))),
     }
+}
+
+/// What cloud-init's configuration says about its default user.
+pub(super) struct DefaultUser {
+    /// The name, of `user:` where there is one, which cloud-init prefers.
+    pub(super) name: Option<String>,
+    /// Whether that is where it stands.
+    pub(super) by_user: bool,
+    /// The users of `users:` where they do not include the default one.
+    pub(super) others: Option<Vec<Value>>,
+}
+
+pub(super) fn user(subject: Subject<'_>) -> Look<DefaultUser> {
     let config = config(subject)?;
     let old =
         config.get("user").and_then(|user| user.as_str().or_else(|| user.get("name")?.as_str()));
     let own =
         config.get("system_info").and_then(|info| info.get("default_user")?.get("name")?.as_str());
-    let Some(name) = old.or(own) else {
+    let others = config.get("users").and_then(|users| {
+        let users = match users {
+            Value::Array(users) => users.clone(),
+            // Names between commas.
+            Value::String(names) => {
+                names.split(',').map(|name| Value::String(name.trim().to_owned())).collect()
+            }
+            _ => Vec::new(),
+        };
+        let is_default = |user: &Value| user.as_str() == Some("default");
+        (!users.iter().any(is_default)).then_some(users)
+    });
+    Ok(DefaultUser {
+        name: old.or(own).map(str::to_owned),
+        by_user: old.is_some(),
+        others: if old.is_some() { None } else { others },
+    })
+}
+
+pub(super) fn default_user(subject: Subject<'_>, wanted: Option<&str>) -> Look<Verdict> {
+    if !subject.root.is_file(CONFIG) {
+        return Ok(Verdict::Fail(format!("there is no `{CONFIG}`")));
+    }
+    let user = user(subject)?;
+    let Some(name) = user.name else {
         return Ok(Verdict::Fail("cloud-init has no default user".to_owned()));
     };
     let shown = name.escape_debug();
+    if user.others.is_some() {
+        let seen = format!("`users` has no `default`, so that `{shown}` is not made");
+        return Ok(Verdict::Fail(seen));
+    }
     Ok(match wanted {
         Some(wanted) if wanted != name => {
             Verdict::Fail(format!("the default user is `{shown}`, and `{wanted}` is wanted"))
         }
         _ => Verdict::Pass(format!("keys go to `{shown}`")),
     })
-}
-
-/// Where an initramfs is told to make the root partition larger.
-const INITRAMFS: [&str; 3] = [
-    "/usr/share/initramfs-tools/hooks/growroot",
-    "/usr/share/initramfs-tools/scripts/local-bottom/growroot",
-    "/usr/lib/dracut/modules.d/50growroot/module-setup.sh",
-];
-/// Where a script for LVM may stand.
-const SCRIPTS: [&str; 5] = [
-    "/etc/rc.local",
-    "/etc/rc.d/rc.local",
-    "/usr/local/sbin/*",
-    "/usr/local/bin/*",
-    "/etc/init.d/*",
-];
-
-pub(super) fn growth(subject: Subject<'_>) -> Result<Verdict, GuestError> {
-    let root = subject.root;
-    if subject.disk.partitions.iter().any(|part| part.kind.as_deref() == Some("LVM2_member")) {
-        for pattern in SCRIPTS {
-            for path in matching(root, pattern)? {
-                let Ok(Some(text)) = text(root, &path) else { continue };
-                let does = ["pvcreate", "vgextend", "lvextend"];
-                if does.iter().all(|word| text.contains(word)) {
-                    return Ok(Verdict::Pass(format!("`{path}` gives LVM what is free")));
-                }
-            }
-        }
-        return Ok(Verdict::Fail("the root is on LVM, and no script makes it larger".to_owned()));
-    }
-    if let Some(path) = INITRAMFS.iter().find(|path| root.is_file(path)) {
-        return Ok(Verdict::Pass(format!("the initramfs does it: `{path}`")));
-    }
-    let growpart = ["/usr/bin/growpart", "/usr/sbin/growpart"];
-    let Some(growpart) = growpart.iter().find(|path| root.is_file(path)) else {
-        return Ok(Verdict::Fail("there is no program `growpart`".to_owned()));
-    };
-    let cloud = installed(subject)?;
-    if !matches!(cloud, Verdict::Pass(_)) {
-        return Ok(Verdict::Fail(format!(
-            "`{growpart}` is there, and cloud-init does not run: {}",
-            cloud.seen()
-        )));
-    }
-    for module in ["growpart", "resizefs"] {
-        if !has_module(subject, module)? {
-            return Ok(Verdict::Fail(format!("cloud-init's module `{module}` is not enabled")));
-        }
-    }
-    let config = config(subject)?;
-    let mode = config.get("growpart").and_then(|grow| grow.get("mode"));
-    if mode.is_some_and(|mode| is_false(mode) || mode.as_str() == Some("off")) {
-        return Ok(Verdict::Fail("cloud-init has `growpart: {mode: off}`".to_owned()));
-    }
-    if config.get("resize_rootfs").is_some_and(is_false) {
-        return Ok(Verdict::Fail("cloud-init has `resize_rootfs: false`".to_owned()));
-    }
-    Ok(Verdict::Pass(format!("cloud-init, with `{growpart}`")))
 }

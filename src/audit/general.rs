@@ -1,14 +1,16 @@
 //! Requirements that say themselves what they are about.
 
+use super::files::{Look, matching, some, text};
 use super::units::{Unit, unit as state_of};
-use super::{Subject, Verdict, matching, some, text};
-use crate::guest::GuestError;
+use super::{Subject, Verdict};
 use crate::name::GuestPath;
 
 /// Whether a package is installed, and whether that is wanted.
 pub(super) fn package(subject: Subject<'_>, name: &str, wanted: bool) -> Verdict {
     let Some(packages) = subject.packages else {
-        return Verdict::Unknown("only the guest's own `rpm` knows its packages".to_owned());
+        return Verdict::Unknown(
+            "its packages are known to programs of the guest alone".to_owned(),
+        );
     };
     match packages.iter().find(|package| package.name == name) {
         Some(package) => Verdict::of(wanted, format!("{name} {} is installed", package.version)),
@@ -21,7 +23,7 @@ pub(super) fn file(
     subject: Subject<'_>,
     path: &GuestPath,
     contains: Option<&str>,
-) -> Result<Verdict, GuestError> {
+) -> Look<Verdict> {
     if !subject.root.is_file(path.as_str()) {
         return Ok(Verdict::Fail(format!("there is no file `{path}`")));
     }
@@ -35,7 +37,7 @@ pub(super) fn file(
     })
 }
 
-pub(super) fn no_file(subject: Subject<'_>, pattern: &GuestPath) -> Result<Verdict, GuestError> {
+pub(super) fn no_file(subject: Subject<'_>, pattern: &GuestPath) -> Look<Verdict> {
     let found = matching(subject.root, pattern.as_str())?;
     Ok(match found.as_slice() {
         [] => Verdict::Pass(format!("nothing matches `{pattern}`")),
@@ -43,13 +45,17 @@ pub(super) fn no_file(subject: Subject<'_>, pattern: &GuestPath) -> Result<Verdi
     })
 }
 
-pub(super) fn unit(subject: Subject<'_>, name: &str, wanted: bool) -> Result<Verdict, GuestError> {
-    let state = state_of(subject.root, subject.guest, name)?;
+pub(super) fn unit(subject: Subject<'_>, name: &str, wanted: bool) -> Look<Verdict> {
+    let state = state_of(subject, name)?;
     let seen = match state {
         Unit::Absent => format!("there is no `{name}`"),
         Unit::Disabled => format!("nothing starts `{name}`"),
         Unit::Masked => format!("`{name}` is masked"),
+        Unit::FirstBoot { named: true } => format!("a preset enables `{name}` at the first boot"),
+        Unit::FirstBoot { named: false } => {
+            format!("`{name}` is disabled, and no preset keeps the first boot from enabling it")
+        }
         Unit::Enabled => format!("`{name}` is enabled"),
     };
-    Ok(Verdict::of((state == Unit::Enabled) == wanted, seen))
+    Ok(Verdict::of(if wanted { state.starts() } else { !state.may_start() }, seen))
 }

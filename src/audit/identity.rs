@@ -2,10 +2,12 @@
 
 use rustix::fs::FileType;
 
-use super::{Subject, Verdict, matching, some, text};
-use crate::guest::{GuestError, scrub};
+use super::files::{Look, matching, some, text};
+use super::{Subject, Verdict};
+use crate::guest::scrub;
+use crate::recipe::ScrubItem;
 
-pub(super) fn machine_id(subject: Subject<'_>) -> Result<Verdict, GuestError> {
+pub(super) fn machine_id(subject: Subject<'_>) -> Look<Verdict> {
     let root = subject.root;
     let mut there = Vec::new();
     for path in ["/etc/machine-id", "/var/lib/dbus/machine-id"] {
@@ -26,14 +28,20 @@ pub(super) fn machine_id(subject: Subject<'_>) -> Result<Verdict, GuestError> {
     })
 }
 
-pub(super) fn host_keys(subject: Subject<'_>) -> Result<Verdict, GuestError> {
+pub(super) fn host_keys(subject: Subject<'_>) -> Look<Verdict> {
     let Subject { root, guest, .. } = subject;
-    let keys = matching(root, "/etc/ssh/ssh_host_*_key*")?;
+    let mut keys = Vec::new();
+    for pattern in scrub::HOST_KEYS {
+        keys.extend(matching(root, pattern)?);
+    }
+    keys.sort();
+    keys.dedup();
     let maker = scrub::maker_of_host_keys(root, guest)?;
     if !keys.is_empty() {
-        return Ok(Verdict::Fail(format!("there are {}", some(&keys))));
+        let more = if maker.is_some() { "" } else { ", and nothing would make new ones" };
+        return Ok(Verdict::Fail(format!("there are {}{more}", some(&keys))));
     }
-    if !root.is_directory("/etc/ssh") {
+    if !root.is_directory("/etc/ssh") && !root.is_directory("/etc/dropbear") {
         return Ok(Verdict::NotApplicable("there is no `/etc/ssh`".to_owned()));
     }
     Ok(match maker {
@@ -42,31 +50,21 @@ pub(super) fn host_keys(subject: Subject<'_>) -> Result<Verdict, GuestError> {
     })
 }
 
-/// What a machine, or whoever made the image, may have left. Source: the operations of
-/// virt-sysprep(1).
-const LEFTOVERS: [&str; 9] = [
-    "/var/lib/systemd/random-seed",
-    "/var/lib/urandom/random-seed",
-    "/var/lib/dhcp/*.leases",
-    "/var/lib/dhclient/*.leases",
-    "/var/lib/NetworkManager/*.lease",
-    "/tmp/builder.log",
-    "/etc/pki/entitlement/*.pem",
-    "/etc/pki/consumer/*.pem",
-    "/.autorelabel",
+/// What the seal removes of these is left by a machine, or by whoever made the image.
+const LEFT: [ScrubItem; 5] = [
+    ScrubItem::RandomSeed,
+    ScrubItem::DhcpClientState,
+    ScrubItem::PackageManagerCache,
+    ScrubItem::RhSubscriptionManager,
+    ScrubItem::BuildLeftovers,
 ];
+/// What makes a guest label its files at the next boot, which the seal has done.
+const RELABEL: &str = "/.autorelabel";
 
-pub(super) fn leftovers(subject: Subject<'_>) -> Result<Verdict, GuestError> {
-    let mut found = Vec::new();
-    for pattern in LEFTOVERS {
-        for path in matching(subject.root, pattern)? {
-            // An empty file of leases says nothing.
-            let leases = path.ends_with(".leases");
-            let empty = subject.root.lstat(&path)?.is_some_and(|meta| meta.size == 0);
-            if !(leases && empty) {
-                found.push(path);
-            }
-        }
+pub(super) fn leftovers(subject: Subject<'_>) -> Look<Verdict> {
+    let mut found = matching(subject.root, RELABEL)?;
+    for item in LEFT {
+        found.extend(scrub::left(subject.root, item)?);
     }
     Ok(match found.as_slice() {
         [] => Verdict::Pass("nothing is left".to_owned()),

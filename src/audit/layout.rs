@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Verdict;
 
-/// What is behind the last partition at most, where the disk counts as used up: one MiB of alignment
-/// and GPT's second header with its table.
-const SLACK: u64 = (1 << 20) + 33 * 512;
+/// What is behind the last partition at most, where the disk counts as used up. Partitioning tools align
+/// ends to as much as a cylinder (7.8 MiB) or leave a MiB or two, beside GPT's second header.
+const SLACK: u64 = 8 << 20;
 /// How much smaller than its partition a file system may be: a group of blocks of ext4.
 const GROUP: u64 = 128 << 20;
 
@@ -61,6 +61,12 @@ impl PartView {
 }
 
 impl DiskView {
+    /// Whether a part of it belongs to LVM, and none is mounted as the root.
+    pub(super) fn has_root_on_lvm(&self) -> bool {
+        let lvm = |part: &PartView| part.kind.as_deref() == Some("LVM2_member");
+        self.root().is_none() && self.partitions.iter().any(lvm)
+    }
+
     fn root(&self) -> Option<&PartView> {
         self.partitions.iter().find(|part| part.target.as_deref() == Some("/"))
     }
@@ -138,5 +144,15 @@ pub(super) fn one_partition(disk: &DiskView) -> Verdict {
             let parts: Vec<_> = parts.iter().map(|part| part.described()).collect();
             Verdict::Fail(format!("there are {}", parts.join(", ")))
         }
+    }
+}
+
+/// Whether the XenAPI driver may resize the disk is said to Glance, beside the image.
+pub(super) fn auto_disk_config(disk: &DiskView) -> Verdict {
+    match one_partition(disk) {
+        Verdict::Pass(_) => {
+            Verdict::Unknown("`auto_disk_config` is a property of the image in Glance".to_owned())
+        }
+        _ => Verdict::NotApplicable("there is not exactly one ext3 or ext4 partition".to_owned()),
     }
 }

@@ -21,6 +21,7 @@ impl Finding {
         match (&self.verdict, self.severity) {
             (Verdict::Pass(_), _) => "pass",
             (Verdict::Fail(_), Severity::Error) => "fail",
+            (Verdict::Unknown(_), Severity::Error) => "unknown",
             (Verdict::Fail(_) | Verdict::Unknown(_), _) => "warning",
             (Verdict::NotApplicable(_), _) => "not applicable",
         }
@@ -48,7 +49,7 @@ impl AuditReport {
             let result = finding.result();
             let code = match result {
                 "pass" => "32",
-                "fail" => "31;1",
+                "fail" | "unknown" => "31;1",
                 "warning" => "33",
                 _ => "2",
             };
@@ -63,7 +64,12 @@ impl AuditReport {
                 let _ = writeln!(text, "{INDENT}{mark} {line}");
             }
         }
-        let counts = [("fail", "failed"), ("warning", "warnings"), ("pass", "passed")];
+        let counts = [
+            ("fail", "failed"),
+            ("unknown", "unknown"),
+            ("warning", "warnings"),
+            ("pass", "passed"),
+        ];
         let mut counts: Vec<String> =
             counts.iter().map(|(result, word)| format!("{} {word}", self.count(result))).collect();
         counts.push(format!("{} not applicable", self.count("not applicable")));
@@ -81,7 +87,8 @@ impl AuditReport {
             matches!(finding.check.as_str(), "partition-table" | "root-fills")
                 && matches!(finding.verdict, Verdict::Fail(_))
         });
-        let size = if grown { grown_size(self.disk_size) } else { String::new() };
+        let size =
+            if grown && self.disk_size > 0 { grown_size(self.disk_size) } else { String::new() };
         let _ = writeln!(text, "    {base}{size}");
         for finding in &self.findings {
             let Verdict::Fail(seen) = &finding.verdict else { continue };
@@ -99,16 +106,23 @@ impl AuditReport {
         text
     }
 
+    /// Whether nothing could be found out that had to be.
+    fn is_error(&self, finding: &Finding) -> bool {
+        finding.result() == "unknown"
+            || self.unreadable.is_some() && matches!(finding.verdict, Verdict::Unknown(_))
+    }
+
     /// The report as one test suite of `JUnit` XML. Source: the schema of Jenkins' xUnit plugin.
     #[must_use]
     pub fn junit(&self, what: &str, profile: &str) -> String {
         let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
         let _ = writeln!(
             text,
-            "<testsuite name=\"{}\" tests=\"{}\" failures=\"{}\" errors=\"0\" skipped=\"{}\">",
+            "<testsuite name=\"{}\" tests=\"{}\" failures=\"{}\" errors=\"{}\" skipped=\"{}\">",
             xml(&format!("{profile}: {what}")),
             self.findings.len(),
             self.count("fail"),
+            self.findings.iter().filter(|finding| self.is_error(finding)).count(),
             self.count("not applicable"),
         );
         for finding in &self.findings {
@@ -120,6 +134,7 @@ impl AuditReport {
                     let remedy = remedy.map(|text| xml(text)).unwrap_or_default();
                     format!("<failure message=\"{seen}\">{remedy}</failure>")
                 }
+                _ if self.is_error(finding) => format!("<error message=\"{seen}\"/>"),
                 "not applicable" => format!("<skipped message=\"{seen}\"/>"),
                 "warning" => format!("<system-err>{seen}</system-err>"),
                 _ => format!("<system-out>{seen}</system-out>"),

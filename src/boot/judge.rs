@@ -151,7 +151,7 @@ pub fn judge(subject: Subject<'_>, machines: &[Observed]) -> AuditReport {
         findings.push(finding(&name, "expect", verdict, None));
     }
     let (system, disk_size) = (subject.system.to_owned(), subject.disk_size);
-    AuditReport { system, disk_size, findings }
+    AuditReport { system, disk_size, unreadable: None, findings }
 }
 
 fn finding(name: &str, check: &str, verdict: Verdict, advice: Option<&str>) -> Finding {

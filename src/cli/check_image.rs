@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::document::Found;
 use super::{CliError, Place};
-use crate::audit::{AuditReport, Style, quoted};
+use crate::audit::{AuditReport, Finding, Style, Verdict, quoted};
 use crate::engine::foreign;
 use crate::execute::Executor;
 use crate::execute::native::Native;
@@ -109,6 +109,12 @@ impl CheckImage {
         let report = report.with_remedies_of(&profile);
         drop(directory);
         self.tell(&report)?;
+        let found = |finding: &Finding| matches!(finding.verdict, Verdict::Fail(_));
+        if let Some(why) = report.unreadable.clone()
+            && !report.failures().any(found)
+        {
+            return Err(CliError::Unreadable { image: self.image, why });
+        }
         if let Some(path) = &self.fix {
             self.write_fix(path, &report, place)?;
         }
@@ -141,7 +147,7 @@ impl CheckImage {
         let text = if self.json {
             let answer = serde_json::json!({
                 "image": what, "profile": self.profile, "system": report.system,
-                "findings": report.findings,
+                "unreadable": report.unreadable, "findings": report.findings,
             });
             format!("{answer}\n")
         } else {
@@ -175,7 +181,9 @@ impl CheckImage {
             let rest = image.strip_prefix(&root).map_err(|_| elsewhere())?;
             down.components().map(|_| "..").collect::<PathBuf>().join(rest)
         };
-        Ok(format!("base file {}", quoted(relative.to_str().ok_or_else(elsewhere)?)))
+        let file = quoted(relative.to_str().ok_or_else(elsewhere)?);
+        let format = self.format.map(|format| format!(" format={}", quoted(format.keyword())));
+        Ok(format!("base file {file}{}", format.unwrap_or_default()))
     }
 
     /// Writes a recipe, and never over another one.

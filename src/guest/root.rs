@@ -24,7 +24,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::error::GuestError;
-pub use glob::literally;
+pub use glob::{literally, matches};
 pub(super) use meta::name_of;
 pub use meta::{FileAttributes, Meta};
 pub use place::Place;

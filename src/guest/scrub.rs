@@ -20,10 +20,12 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{GuestError, shown};
 use super::inspect::Guest;
-use super::root::{FileAttributes, GuestRoot, Place, absent};
+use super::root::{FileAttributes, GuestRoot, Meta, Place, absent};
 use crate::recipe::{Scrub, ScrubItem};
 
 const SCRUB: &str = "scrub";
+/// Most paths that are told of what is left.
+const MOST_LEFT: usize = 4096;
 /// Largest configuration file that is edited, in bytes.
 const LIMIT: u64 = 1 << 20;
 
@@ -123,6 +125,58 @@ pub fn scrub(
     Ok(reports)
 }
 
+/// Patterns of the SSH host keys that the seal removes: OpenSSH's, and Dropbear's.
+pub const HOST_KEYS: [&str; 4] = [
+    "/etc/ssh/ssh_host_*key",
+    "/etc/ssh/ssh_host_*key.pub",
+    "/etc/ssh/ssh_host_*-cert.pub",
+    "/etc/dropbear/dropbear_*_host_key",
+];
+
+/// What an item that only removes paths would remove, sorted by the table's lines; an empty file says
+/// nothing and is left out.
+///
+/// # Errors
+/// The kernel's.
+pub fn left(root: &GuestRoot, item: ScrubItem) -> Result<Vec<String>, GuestError> {
+    let work = Work::new(root, item);
+    let mut found = Vec::new();
+    let mut see = |place: &Place, meta: &Meta| {
+        if found.len() < MOST_LEFT && !(meta.kind == FileType::RegularFile && meta.size == 0) {
+            found.push(shown(place.path()));
+        }
+    };
+    if let Some(paths) = table::paths(item) {
+        for pattern in paths.trees.iter().chain(paths.files) {
+            for place in work.found(pattern)? {
+                if let Some(meta) = place.meta(SCRUB)? {
+                    see(&place, &meta);
+                }
+            }
+        }
+    }
+    if item == ScrubItem::PackageManagerCache {
+        for top in files::CACHES_OF_APT {
+            for entry in root.entries_if_there(top)? {
+                entry.walk_with_mounts(SCRUB, &mut |place, meta| {
+                    if meta.kind != FileType::Directory {
+                        see(place, meta);
+                    }
+                    Ok(())
+                })?;
+            }
+        }
+    }
+    if item == ScrubItem::RhSubscriptionManager {
+        for place in work.found(files::SUBSCRIPTION_REPOSITORIES)? {
+            if let Some(meta) = place.meta(SCRUB)? {
+                see(&place, &meta);
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// What makes new SSH host keys in a guest that has none, for people; `None` where nothing enabled
 /// does.
 ///
@@ -136,8 +190,17 @@ pub fn maker_of_host_keys(root: &GuestRoot, guest: &Guest) -> Result<Option<Stri
 ///
 /// # Errors
 /// The kernel's, and [`GuestError::TooLarge`].
-pub fn with_hardware_address(root: &GuestRoot) -> Result<Vec<String>, GuestError> {
+pub fn with_hardware_address(root: &GuestRoot) -> Result<Vec<TiedFile>, GuestError> {
     network::tied(root)
+}
+
+/// A file that ties a network to a hardware address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TiedFile {
+    /// Its path in the guest, escaped.
+    pub path: String,
+    /// Whether the seal leaves it as it is, as it would mean something else without the address.
+    pub stays: bool,
 }
 
 /// One item at work.

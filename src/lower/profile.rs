@@ -56,13 +56,17 @@ pub(super) fn lower(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<Written
 
 fn requirement(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<Remedied<LocalFile>> {
     let remedy = remedy(cx, fields);
-    // Who is named second would be forgotten.
-    if let Some([_, _, ..]) = fields.many::<String>("user").as_deref() {
-        let message = "`default-user` takes one argument at most";
-        cx.push(
-            Mistake::at(fields.span, "kiln::lower::extra_argument", message, "more are written")
-                .help("name one user"),
-        );
+    // What is named second would be forgotten.
+    for (word, argument, help) in
+        [("default-user", "user", "name one user"), ("console", "device", "name one console")]
+    {
+        if fields.word.keyword == word
+            && let Some([_, _, ..]) = fields.many::<String>(argument).as_deref()
+        {
+            let message = format!("`{word}` takes one argument at most");
+            let code = "kiln::lower::extra_argument";
+            cx.push(Mistake::at(fields.span, code, message, "more are written").help(help));
+        }
     }
     let check = check(fields)?;
     let severity = match fields.property::<&'static str>("severity") {
@@ -95,9 +99,10 @@ fn check(fields: &Fields<'_>) -> Option<Check> {
             _ => KeyWay::CloudInit,
         }),
         "firewall" => Check::Firewall,
-        "console" => Check::Console(fields.one("device")?),
+        "console" => Check::Console(fields.many("device")?.into_iter().next()),
         "boot-entries" => Check::BootEntries,
         "xen-kernel" => Check::XenKernel,
+        "auto-disk-config" => Check::AutoDiskConfig,
         "machine-id" => Check::MachineId,
         "host-keys" => Check::HostKeys,
         "leftovers" => Check::Leftovers,

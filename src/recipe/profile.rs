@@ -81,12 +81,15 @@ pub enum Check {
     SshKey(KeyWay),
     /// No firewall is enabled.
     Firewall,
-    /// Every boot entry and the defaults have the kernel write to that console.
-    Console(String),
+    /// Every boot entry and the defaults have the kernel write to that console; by default to the serial
+    /// port that the guest's architecture has.
+    Console(Option<String>),
     /// Every boot entry says what the defaults say.
     BootEntries,
     /// The kernel can be a paravirtualized guest of Xen.
     XenKernel,
+    /// Glance is told that the disk may be resized, where it can be.
+    AutoDiskConfig,
     /// No machine id is in the image.
     MachineId,
     /// No SSH host keys are in the image, and something makes new ones.
@@ -138,6 +141,7 @@ impl Check {
             Self::Console(_) => "console",
             Self::BootEntries => "boot-entries",
             Self::XenKernel => "xen-kernel",
+            Self::AutoDiskConfig => "auto-disk-config",
             Self::MachineId => "machine-id",
             Self::HostKeys => "host-keys",
             Self::Leftovers => "leftovers",

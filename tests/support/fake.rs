@@ -284,7 +284,7 @@ impl Executor for FakeExecutor {
             advice: None,
         };
         let findings = requirements.iter().map(finding).collect();
-        Ok(AuditReport { system: "a fake".into(), disk_size: 0, findings })
+        Ok(AuditReport { system: "a fake".into(), disk_size: 0, unreadable: None, findings })
     }
 
     fn boot(&self, start: &Start, machine: &Machine, _: &Path) -> Result<Box<dyn Running>, Fault> {

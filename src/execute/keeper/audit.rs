@@ -58,7 +58,16 @@ impl Keeper {
                 };
             }
         };
-        let mounted = Mounted::mount(&places, &root, true).map_err(|error| mount_fault(&error))?;
+        let mounted = match Mounted::mount(&places, &root, true) {
+            Ok(mounted) => mounted,
+            Err(error) => {
+                let fault = mount_fault(&error);
+                return match fault.kind {
+                    FaultKind::Step => unreadable(None, told(&fault)),
+                    _ => Err(fault),
+                };
+            }
+        };
         let report = self.audited(&root, &places, requirements, packages);
         mounted.unmount().map_err(|error| mount_fault(&error))?;
         report
@@ -81,12 +90,21 @@ impl Keeper {
         };
         let known = match packages {
             Some(packages) => Some(packages.to_vec()),
-            None => list(&root, &guest)?,
+            // A database that makes no sense is no reason to look at nothing else.
+            None => list(&root, &guest).unwrap_or(None),
         };
         let disk = self.disk_view(places)?;
-        let subject =
-            Subject { root: &root, guest: &guest, packages: known.as_deref(), disk: &disk };
-        audit::audit(subject, requirements).map_err(|error| guest_fault(&error))
+        let subject = Subject {
+            root: &root,
+            guest: &guest,
+            packages: known.as_deref(),
+            disk: &disk,
+            to_be_sealed: false,
+        };
+        // What the disk does not give says nothing about the guest.
+        Ok(audit::audit(subject, requirements).unwrap_or_else(|error| {
+            audit::of_unreadable(requirements, None, &told(&guest_fault(&error)))
+        }))
     }
 
     /// How the disk is divided, with what is mounted where.
@@ -178,7 +196,8 @@ impl Keeper {
             Check::Package(_) | Check::NoPackage(_) => Some(self.packages_of_rpm(log, engine)?),
             _ => None,
         };
-        let subject = Subject { root: &root, guest: &guest, packages: packages.as_deref(), disk };
+        let packages = packages.as_deref();
+        let subject = Subject { root: &root, guest: &guest, packages, disk, to_be_sealed: true };
         let verdict = audit::look(subject, &requirement.check);
         let Verdict::Fail(seen) = verdict.map_err(|error| guest_fault(&error))? else {
             return Ok(None);

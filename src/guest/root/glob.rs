@@ -94,7 +94,8 @@ fn literal(component: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Whether a name matches one component of a pattern; takes time in the product of their lengths.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
+#[must_use]
+pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
     if name.first() == Some(&b'.') && pattern.first() != Some(&b'.') && !pattern.starts_with(b"\\.")
     {
         return false;

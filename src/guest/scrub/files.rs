@@ -10,6 +10,10 @@ use crate::guest::root::{Meta, Place};
 
 /// Where editors' backups are looked for.
 const EDITED: [&str; 5] = ["/etc", "/root", "/srv", "/tmp", "/var"];
+/// Where apt keeps what it can fetch again.
+pub(super) const CACHES_OF_APT: [&str; 2] = ["/var/cache/apt", "/var/lib/apt/lists"];
+/// The repositories of a subscription.
+pub(super) const SUBSCRIPTION_REPOSITORIES: &str = "/etc/yum.repos.d/redhat.repo";
 /// The number of the last job of `at`.
 const COUNTER: &str = ".SEQ";
 
@@ -28,7 +32,7 @@ impl Work<'_> {
 
     /// apt's directories belong to apt's own user, so they stay and lose their files.
     pub(super) fn package_caches(&mut self) -> Result<(), GuestError> {
-        for top in ["/var/cache/apt", "/var/lib/apt/lists"] {
+        for top in CACHES_OF_APT {
             self.remove_below(top, |_, meta| meta.kind != FileType::Directory)?;
         }
         Ok(())
@@ -54,7 +58,7 @@ impl Work<'_> {
 
     /// The repositories of a subscription name its certificates. Its manager fills the file again.
     pub(super) fn subscription_repositories(&mut self) -> Result<(), GuestError> {
-        for place in self.found("/etc/yum.repos.d/redhat.repo")? {
+        for place in self.found(SUBSCRIPTION_REPOSITORIES)? {
             self.empty(&place)?;
         }
         Ok(())

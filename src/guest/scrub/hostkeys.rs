@@ -15,14 +15,16 @@ use crate::guest::root::{GuestRoot, literally};
 /// How much of a unit or script is looked into, in bytes.
 const LIMIT: u64 = 1 << 20;
 /// Words that a unit or script holds if it makes host keys: OpenSSH itself, Fedora's and RHEL's
-/// helper, SUSE's, Arch Linux's, Debian's.
-const MAKES_KEYS: [&str; 6] = [
+/// helper, SUSE's, Arch Linux's, Debian's, that of RHEL 6, Dropbear itself.
+const MAKES_KEYS: [&str; 8] = [
     "ssh-keygen -A",
     "sshd-keygen",
     "sshd-gen-keys-start",
     "sshdgenkeys",
     "dpkg-reconfigure openssh-server",
     "regenerate_ssh_host_keys",
+    "do_rsa_keygen",
+    "dropbearkey -t",
 ];
 /// Directories of units, the strongest first. Source: systemd.unit(5), "UNIT FILE LOAD PATH".
 const UNITS: [&str; 3] = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
@@ -35,7 +37,7 @@ pub(super) fn regenerator(root: &GuestRoot, guest: &Guest) -> Result<Option<Stri
     match guest.init {
         Init::Systemd => systemd(root),
         Init::OpenRc => openrc(root),
-        Init::SysV | Init::Unknown => Ok(None),
+        Init::SysV | Init::Unknown => sysv(root),
     }
 }
 
@@ -166,6 +168,20 @@ fn helper_is_there(root: &GuestRoot, text: &str) -> Result<bool, GuestError> {
     }
     // Without a `Wants=` line the words stand in a command of the unit itself, or only in `After=`.
     Ok(!named && text.lines().any(|line| line.trim_start().starts_with("Exec") && makes_keys(line)))
+}
+
+/// A script that a runlevel of System V init starts: RHEL 6's `sshd`, `CirrOS`'s `dropbear`.
+fn sysv(root: &GuestRoot) -> Result<Option<String>, GuestError> {
+    let mut found = None;
+    for pattern in ["/etc/rc[2-5].d/S*", "/etc/rc.d/rc[2-5].d/S*"] {
+        root.glob(SCRUB, pattern, &mut |place| {
+            if found.is_none() && makes_keys(&text(root, place.path())?) {
+                found = Some(shown(place.path()));
+            }
+            Ok(())
+        })?;
+    }
+    Ok(found)
 }
 
 /// `OpenRC`'s sshd makes missing keys when it starts.

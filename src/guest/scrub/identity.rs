@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
-use super::{LIMIT, SCRUB, Work, hostkeys};
+use super::{HOST_KEYS, LIMIT, SCRUB, Work, hostkeys};
 use crate::guest::error::GuestError;
 use crate::guest::inspect::{Guest, Init};
 use crate::guest::root::FileAttributes;
@@ -44,9 +44,7 @@ impl Work<'_> {
     /// Keys go only where something that is enabled makes new ones: without keys sshd does not start.
     pub(super) fn ssh_host_keys(&mut self, guest: &Guest) -> Result<(), GuestError> {
         let mut keys = Vec::new();
-        for pattern in
-            ["/etc/ssh/ssh_host_*key", "/etc/ssh/ssh_host_*key.pub", "/etc/ssh/ssh_host_*-cert.pub"]
-        {
+        for pattern in HOST_KEYS {
             keys.extend(self.found(pattern)?);
         }
         if keys.is_empty() {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use rustix::fs::FileType;
 
-use super::{LIMIT, SCRUB, Work};
+use super::{LIMIT, SCRUB, TiedFile, Work};
 use crate::guest::error::{GuestError, shown};
 use crate::guest::root::{FileAttributes, GuestRoot};
 
@@ -55,15 +55,17 @@ const TIES: [Tie; 4] = [
 ];
 
 /// The configuration files that tie a network to a hardware address, in the order of their kinds.
-pub(super) fn tied(root: &GuestRoot) -> Result<Vec<String>, GuestError> {
+pub(super) fn tied(root: &GuestRoot) -> Result<Vec<TiedFile>, GuestError> {
     let mut found = Vec::new();
     for Tie { patterns, untie, kept: _ } in &TIES {
         for pattern in *patterns {
             root.glob(SCRUB, pattern, &mut |place| {
                 if root.is_file(place.path()) {
                     let text = root.read(place.path(), LIMIT)?;
-                    if untie(&text).as_deref() != Some(&text) {
-                        found.push(shown(place.path()));
+                    let untied = untie(&text);
+                    if untied.as_deref() != Some(&text) {
+                        let path = shown(place.path());
+                        found.push(TiedFile { path, stays: untied.is_none() });
                     }
                 }
                 Ok(())

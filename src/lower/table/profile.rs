@@ -69,11 +69,12 @@ pub const REQUIREMENTS: &[Word] = &[
     required("firewall", &[], "no firewall is enabled"),
     required(
         "console",
-        &[once("device", Kind::Package).like("\"ttyS0\"")],
+        &[any("device", Kind::Package).like("\"ttyS0\"")],
         "the kernel writes to this console, whichever entry is booted",
     ),
     required("boot-entries", &[], "every boot entry says what the defaults say"),
     required("xen-kernel", &[], "the kernel can be a paravirtualized guest of Xen"),
+    required("auto-disk-config", &[], "Glance is told that the disk may be resized"),
     required("machine-id", &[], "no machine id is in the image"),
     required("host-keys", &[], "no SSH host keys are in the image, and something makes new ones"),
     required("leftovers", &[], "nothing of one machine, or of its making, is left"),

@@ -8,11 +8,19 @@ group=$(lvs --noheadings -o vg_name "$root" | tr -d ' ')
 volume=$(pvs --noheadings -o pv_name -S "vg_name=$group" | head -n 1 | tr -d ' ')
 disk=/dev/$(lsblk -n -d -o PKNAME "$volume")
 
+for program in parted pvcreate vgextend lvextend; do
+    if ! command -v "$program" >/dev/null; then
+        echo "kiln: \`$program\` is missing, so that the root stays as small as it is" >&2
+        exit 1
+    fi
+done
 # GPT's second header may be where the disk ended when it was smaller.
 if command -v sgdisk >/dev/null; then
     sgdisk -e "$disk" >/dev/null 2>&1 || true
 fi
-free=$(parted -m -s "$disk" unit MiB print free | grep ':free;$' | tail -n 1)
+# Apart from the pipe, so that what fails here ends the script.
+table=$(parted -m -s "$disk" unit MiB print free)
+free=$(printf '%s\n' "$table" | grep ':free;$' | tail -n 1)
 start=$(echo "$free" | cut -d : -f 2 | tr -d MiB)
 size=$(echo "$free" | cut -d : -f 4 | tr -d MiB)
 if [ -z "$size" ] || [ "${size%.*}" -lt 64 ]; then
@@ -30,6 +38,10 @@ for name in $after; do
         *) new=/dev/$name ;;
     esac
 done
+if [ -z "${new:-}" ]; then
+    echo "kiln: the new partition of $disk has not come up" >&2
+    exit 1
+fi
 pvcreate -y "$new"
 vgextend "$group" "$new"
 lvextend -l +100%FREE "$root" "$new"
