@@ -176,7 +176,7 @@ fn tags(cx: &mut Context<'_>, inner: &Fields<'_>) -> Vec<String> {
 /// Whether a text is one that the service takes.
 fn fits(cx: &mut Context<'_>, what: &str, text: &str, span: Span) -> bool {
     let why = if text.trim().is_empty() {
-        "it is empty"
+        "there is nothing in it"
     } else if text.chars().count() > LONGEST {
         "it is longer than 255 characters"
     } else if text.chars().any(char::is_control) {
