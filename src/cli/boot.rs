@@ -14,6 +14,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use super::build::on_interrupt;
 use super::check_image::{Scratch, Subject, format_of};
 use super::test::can_boot;
+use super::user_data::plain;
 use super::{CliError, Place};
 use crate::boot::{Console, Instance};
 use crate::engine::{disk_size, foreign, free_ports};
@@ -56,8 +57,8 @@ pub(super) struct Boot {
     /// Its name.
     #[arg(long, default_value = "kiln")]
     name: String,
-    /// A file with its user data.
-    #[arg(long, value_name = "FILE")]
+    /// A file with its user data, or the name of user data of the workspace.
+    #[arg(long, value_name = "FILE|NAME")]
     user_data: Option<PathBuf>,
     /// A file with a public key that may log in; the first of your own by default.
     #[arg(long, value_name = "FILE")]
@@ -118,7 +119,7 @@ impl Boot {
             Some(size) if size > disk_size(&chain)? => Start::Grown(chain, size),
             _ => Start::State(chain),
         };
-        let instance = self.instance()?;
+        let instance = self.instance(place)?;
         let ssh_port = match self.ssh {
             Some(port) => port,
             None => free_ports(1)?[0],
@@ -167,9 +168,16 @@ impl Boot {
         Ok(())
     }
 
-    fn instance(&self) -> Result<Instance, CliError> {
-        let read = |path: &Path| std::fs::read(path).context("read", path);
-        let user_data = self.user_data.as_deref().map(read).transpose()?.unwrap_or_default();
+    fn user_data(&self, place: &Place) -> Result<Vec<u8>, CliError> {
+        let Some(path) = &self.user_data else { return Ok(Vec::new()) };
+        match path.to_str().filter(|_| !path.is_file()) {
+            Some(name) => Ok(plain(&place.workspace()?, name)?.bytes),
+            None => Ok(std::fs::read(path).context("read", path)?),
+        }
+    }
+
+    fn instance(&self, place: &Place) -> Result<Instance, CliError> {
+        let user_data = self.user_data(place)?;
         let own = self.key.clone().or_else(own_key);
         let keys = match own {
             None => Vec::new(),

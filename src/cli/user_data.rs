@@ -210,7 +210,7 @@ fn document(workspace: &Workspace, files: &UserData<File>) -> Result<Document, C
 }
 
 /// The same for an instance of nova.
-fn plain(workspace: &Workspace, name: &str) -> Result<Document, CliError> {
+pub(super) fn plain(workspace: &Workspace, name: &str) -> Result<Document, CliError> {
     let files = read(workspace, name)?;
     let document = document(workspace, &files)?;
     match user_data::too_large(&files, &document) {
