@@ -169,7 +169,7 @@ fn helper_is_there(root: &GuestRoot, text: &str) -> Result<bool, GuestError> {
     Ok(!named && text.lines().any(|line| line.trim_start().starts_with("Exec") && makes_keys(line)))
 }
 
-/// Where it stands how Dropbear is started: by `CirrOS` and by System V init, systemd, OpenRC.
+/// Where it stands how Dropbear is started: by `CirrOS` and by System V init, systemd, `OpenRC`.
 const DROPBEAR: [&str; 6] = [
     "/etc/init.d/*dropbear",
     "/etc/systemd/system/dropbear.service",
