@@ -169,7 +169,7 @@ pub(super) fn datasources(subject: Subject<'_>, wanted: &[String]) -> Look<Verdi
     })
 }
 
-/// `CirrOS` asks OpenStack's metadata service in the way of EC2.
+/// `CirrOS` asks the metadata service in the way of EC2.
 fn sources_of_cirros(text: &str, wanted: &[String]) -> Verdict {
     let value =
         text.lines().filter_map(|line| line.trim().strip_prefix("DATASOURCE_LIST=")).next_back();

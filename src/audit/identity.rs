@@ -28,7 +28,23 @@ pub(super) fn machine_id(subject: Subject<'_>) -> Look<Verdict> {
     })
 }
 
-pub(super) fn host_keys(subject: Subject<'_>) -> Look<Verdict> {
+/// The host keys of a guest, and whether something makes new ones of each kind that it has.
+pub(super) struct HostKeys {
+    keys: Vec<String>,
+    /// What makes new ones, for people.
+    maker: Option<String>,
+    /// Whether the seal removes all that are there.
+    pub(super) go: bool,
+}
+
+impl HostKeys {
+    /// Whether there are any.
+    pub(super) fn has_keys(&self) -> bool {
+        !self.keys.is_empty()
+    }
+}
+
+pub(super) fn keys(subject: Subject<'_>) -> Look<HostKeys> {
     let Subject { root, guest, .. } = subject;
     let mut keys = Vec::new();
     for pattern in scrub::HOST_KEYS {
@@ -36,11 +52,22 @@ pub(super) fn host_keys(subject: Subject<'_>) -> Look<Verdict> {
     }
     keys.sort();
     keys.dedup();
+    let dropbear = matching(root, scrub::DROPBEAR_KEYS)?;
     let maker = scrub::maker_of_host_keys(root, guest)?;
+    let by_dropbear = scrub::makes_dropbear_keys(root)?;
+    let go = (keys.is_empty() || maker.is_some()) && (dropbear.is_empty() || by_dropbear);
+    keys.extend(dropbear);
+    let maker = maker.or_else(|| by_dropbear.then(|| "Dropbear".to_owned()));
+    Ok(HostKeys { keys, maker, go })
+}
+
+pub(super) fn host_keys(subject: Subject<'_>) -> Look<Verdict> {
+    let HostKeys { keys, maker, go } = keys(subject)?;
     if !keys.is_empty() {
-        let more = if maker.is_some() { "" } else { ", and nothing would make new ones" };
+        let more = if go { "" } else { ", and nothing would make new ones" };
         return Ok(Verdict::Fail(format!("there are {}{more}", some(&keys))));
     }
+    let root = subject.root;
     if !root.is_directory("/etc/ssh") && !root.is_directory("/etc/dropbear") {
         return Ok(Verdict::NotApplicable("there is no `/etc/ssh`".to_owned()));
     }

@@ -147,7 +147,7 @@ pub(super) fn one_partition(disk: &DiskView) -> Verdict {
     }
 }
 
-/// Whether the XenAPI driver may resize the disk is said to Glance, beside the image.
+/// Whether the driver of Xen may resize the disk is said to Glance, beside the image.
 pub(super) fn auto_disk_config(disk: &DiskView) -> Verdict {
     match one_partition(disk) {
         Verdict::Pass(_) => {

@@ -11,7 +11,7 @@ mod units;
 
 use text::{quoted, write};
 
-use super::Subject;
+use super::{Subject, identity};
 use crate::guest::scrub;
 use crate::recipe::{Check, KeyWay};
 
@@ -40,7 +40,8 @@ const ADDRESSES: &str = "the seal leaves these files, as they would mean another
                          address: rewrite them in a step, with names of interfaces such as `en*`, or \
                          delete them";
 const HOST_KEYS: &str = "nothing makes new keys at boot, so that the seal leaves those that are there: \
-                         install cloud-init, or a script for the init system that runs `ssh-keygen -A`";
+                         install cloud-init, start Dropbear with `-R`, or write a script for the init system that \
+                         runs `ssh-keygen -A`";
 const EXCEPTION: &str = "a `Match` block of sshd's configuration takes passwords, or the configuration \
                          cannot be read: edit it in a step";
 const MODULES: &str =
@@ -88,10 +89,7 @@ pub fn remedy(subject: Subject<'_>, check: &Check) -> Remedy {
         }
         Check::AutoDiskConfig => Remedy::Advice(GLANCE),
         Check::HardwareAddresses => hardware_addresses(subject),
-        Check::HostKeys => match scrub::maker_of_host_keys(subject.root, subject.guest) {
-            Ok(Some(_)) => Remedy::Advice(LEFT_TO_SEAL),
-            _ => or(login::host_keys(subject), HOST_KEYS),
-        },
+        Check::HostKeys => host_keys(subject),
         Check::MachineId | Check::Leftovers => Remedy::Advice(LEFT_TO_SEAL),
         Check::Package(name) => or(units::installed(subject, name), NO_WAY),
         Check::NoPackage(name) => {
@@ -104,6 +102,17 @@ pub fn remedy(subject: Subject<'_>, check: &Check) -> Remedy {
         Check::NoFile(pattern) => steps(format!("delete {}", quoted(pattern.as_str()))),
         Check::Unit(name) => or(units::enabled(subject, &[name.as_str()]), NO_WAY),
         Check::NoUnit(name) => or(units::disabled(subject, &[name.as_str()]), NO_WAY),
+    }
+}
+
+/// Keys go with the seal where something makes new ones; else something has to.
+fn host_keys(subject: Subject<'_>) -> Remedy {
+    let maker = scrub::maker_of_host_keys(subject.root, subject.guest);
+    match identity::keys(subject) {
+        Ok(found) if found.go && found.has_keys() => Remedy::Advice(LEFT_TO_SEAL),
+        // OpenSSH has what it needs: Dropbear's keys are the matter.
+        _ if matches!(maker, Ok(Some(_))) => Remedy::Advice(HOST_KEYS),
+        _ => login::host_keys(subject).map_or(Remedy::Advice(HOST_KEYS), Remedy::Steps),
     }
 }
 

@@ -142,7 +142,7 @@ pub(super) fn password_login(subject: Subject<'_>) -> Look<Verdict> {
 
 /// Whether what a file below `/etc/ssh/sshd_config.d` says comes before all that the main file says.
 pub(super) fn takes_drop_ins(text: &str) -> bool {
-    let first = text.lines().filter_map(split).next();
+    let first = text.lines().find_map(split);
     first.is_some_and(|(keyword, value)| {
         keyword == "include"
             && whole(value.trim_matches('"')).starts_with("/etc/ssh/sshd_config.d/")

@@ -110,13 +110,14 @@ impl CheckImage {
         drop(directory);
         self.tell(&report)?;
         let found = |finding: &Finding| matches!(finding.verdict, Verdict::Fail(_));
-        if let Some(why) = report.unreadable.clone()
-            && !report.failures().any(found)
-        {
-            return Err(CliError::Unreadable { image: self.image, why });
-        }
-        if let Some(path) = &self.fix {
-            self.write_fix(path, &report, place)?;
+        match (&report.unreadable, &self.fix) {
+            (Some(why), _) if !report.failures().any(found) => {
+                let why = why.clone();
+                return Err(CliError::Unreadable { image: self.image, why });
+            }
+            // Nothing stands on a disk that cannot be opened.
+            (Some(_), _) | (None, None) => {}
+            (None, Some(path)) => self.write_fix(path, &report, place)?,
         }
         match report.failures().count() {
             0 => Ok(()),

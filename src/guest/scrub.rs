@@ -125,13 +125,11 @@ pub fn scrub(
     Ok(reports)
 }
 
-/// Patterns of the SSH host keys that the seal removes: OpenSSH's, and Dropbear's.
-pub const HOST_KEYS: [&str; 4] = [
-    "/etc/ssh/ssh_host_*key",
-    "/etc/ssh/ssh_host_*key.pub",
-    "/etc/ssh/ssh_host_*-cert.pub",
-    "/etc/dropbear/dropbear_*_host_key",
-];
+/// Patterns of OpenSSH's host keys, which the seal removes where something makes new ones.
+pub const HOST_KEYS: [&str; 3] =
+    ["/etc/ssh/ssh_host_*key", "/etc/ssh/ssh_host_*key.pub", "/etc/ssh/ssh_host_*-cert.pub"];
+/// The pattern of Dropbear's.
+pub const DROPBEAR_KEYS: &str = "/etc/dropbear/dropbear_*_host_key";
 
 /// What an item that only removes paths would remove, sorted by the table's lines; an empty file says
 /// nothing and is left out.
@@ -184,6 +182,14 @@ pub fn left(root: &GuestRoot, item: ScrubItem) -> Result<Vec<String>, GuestError
 /// The kernel's.
 pub fn maker_of_host_keys(root: &GuestRoot, guest: &Guest) -> Result<Option<String>, GuestError> {
     hostkeys::regenerator(root, guest)
+}
+
+/// Whether Dropbear makes new host keys itself; what makes those of OpenSSH does not.
+///
+/// # Errors
+/// The kernel's.
+pub fn makes_dropbear_keys(root: &GuestRoot) -> Result<bool, GuestError> {
+    hostkeys::dropbear(root)
 }
 
 /// The files by which a guest's network is tied to a hardware address.

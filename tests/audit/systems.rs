@@ -1,7 +1,8 @@
 //! Guests of other kinds than a good Debian: each is judged by what its own programs would do.
 
 use kiln::audit::{LEFT_TO_SEAL, Remedy, Verdict, look};
-use kiln::recipe::{Check, KeyWay};
+use kiln::guest::{DiskFacts, scrub};
+use kiln::recipe::{Check, KeyWay, Scrub, ScrubItem};
 
 use crate::tree::{Tree, disk};
 
@@ -128,7 +129,35 @@ fn what_the_seal_leaves_is_not_left_to_it() {
     assert_eq!(tree.repair(&Check::HostKeys), 1);
     let unit = "/etc/systemd/system/kiln-host-keys.service";
     tree.link(unit, "etc/systemd/system/multi-user.target.wants/kiln-host-keys.service");
+    tree.write("etc/ssh/ssh_host_rsa_key", "k");
     assert_eq!(advice(&tree, &Check::HostKeys), LEFT_TO_SEAL);
+}
+
+#[test]
+fn cloud_init_makes_no_keys_for_dropbear() {
+    let tree = Tree::new();
+    let key = "etc/dropbear/dropbear_rsa_host_key";
+    tree.write(key, "k");
+    tree.write("etc/ssh/ssh_host_rsa_key", "k");
+    tree.write(
+        "lib/systemd/system/dropbear.service",
+        "[Service]\nExecStart=/usr/sbin/dropbear -F\n",
+    );
+    assert!(fails(&tree, &Check::HostKeys).contains("nothing would make new ones"));
+    assert!(advice(&tree, &Check::HostKeys).contains("Dropbear with `-R`"));
+    let seal = |tree: &Tree| {
+        let wanted = Scrub { items: [ScrubItem::SshHostkeys].into(), ..Scrub::default() };
+        tree.with(&disk(), |subject| {
+            scrub(subject.root, subject.guest, &wanted, &DiskFacts::default()).unwrap()
+        })
+    };
+    let kept = seal(&tree)[0].kept.clone().unwrap();
+    assert!(kept.contains("before dropbear starts"), "{kept}");
+    assert!(tree.path(key).exists() && !tree.path("etc/ssh/ssh_host_rsa_key").exists());
+    tree.write("etc/default/dropbear", "DROPBEAR_EXTRA_ARGS=\"-R\"\n");
+    assert_eq!(advice(&tree, &Check::HostKeys), LEFT_TO_SEAL);
+    assert_eq!(seal(&tree)[0].kept, None);
+    passes(&tree, &Check::HostKeys);
 }
 
 #[test]

@@ -70,12 +70,11 @@ fn expanded<'v>(value: &str, known: impl Fn(&str) -> Option<&'v str>) -> Option<
     while let Some(at) = rest.find(['$', '`']) {
         full.push_str(&rest[..at]);
         let behind = rest[at..].strip_prefix('$')?;
-        let (name, after) = match behind.strip_prefix('{') {
-            Some(inside) => inside.split_once('}')?,
-            None => {
-                let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-                behind.split_at(behind.find(|c| !is_name(c)).unwrap_or(behind.len()))
-            }
+        let (name, after) = if let Some(inside) = behind.strip_prefix('{') {
+            inside.split_once('}')?
+        } else {
+            let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            behind.split_at(behind.find(|c| !is_name(c)).unwrap_or(behind.len()))
         };
         full.push_str(known(name)?);
         if full.len() > LONGEST {

@@ -6,7 +6,7 @@
 use crate::audit::files::{Look, Unclear, matching, text, text_within};
 use crate::guest::root::GuestRoot;
 
-/// The generated files of GRUB. That of CentOS 7 on UEFI is the one with entries in it.
+/// The generated files of GRUB. That of `CentOS` 7 on UEFI is the one with entries in it.
 const GRUB: [&str; 3] = ["/boot/grub/grub.cfg", "/boot/grub2/grub.cfg", "/boot/efi/EFI/*/grub.cfg"];
 /// Those of GRUB Legacy, which GRUB 2 may have left behind.
 const LEGACY: [&str; 2] = ["/boot/grub/menu.lst", "/boot/grub/grub.conf"];

@@ -4,7 +4,7 @@ use super::text::{run, shell_quoted};
 use crate::audit::Subject;
 
 /// Makes the entries of the boot loader anew, as the `OpenStack` documentation says for each family,
-/// where the guest has them: the live file of CentOS 7 on UEFI is the one with entries in it, and RHEL
+/// where the guest has them: the live file of `CentOS` 7 on UEFI is the one with entries in it, and RHEL
 /// since 9.3 leaves its entries alone unless it is told.
 const ENTRIES: &str = include_str!("entries.sh");
 /// The programs that do it.
@@ -40,28 +40,30 @@ pub(super) fn kernel_argument(subject: Subject<'_>, argument: &str) -> Option<St
     for special in ['\\', '"', '$', '`'] {
         inside = inside.replace(special, &format!("\\{special}"));
     }
-    let line = format!("GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX {inside}\"");
-    let mut script = String::new();
+    let line = shell_quoted(&format!("GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX {inside}\""));
+    let argument_word = shell_quoted(argument);
+    let mut parts = Vec::new();
     if makes {
         // What is read last says what is in force.
-        script += "mkdir -p /etc/default\nif [ -d /etc/default/grub.d ]; then\n    \
-                   file=/etc/default/grub.d/99-kiln.cfg\nelse\n    file=/etc/default/grub\nfi\n";
-        script += &format!("printf '%s\\n' {} >>\"$file\"\n", shell_quoted(&line));
+        parts.push(format!(
+            "mkdir -p /etc/default\nif [ -d /etc/default/grub.d ]; then\n    \
+             file=/etc/default/grub.d/99-kiln.cfg\nelse\n    file=/etc/default/grub\nfi\n\
+             printf '%s\\n' {line} >>\"$file\""
+        ));
     }
-    script += &format!(
+    parts.push(format!(
         "file=/etc/kernel/cmdline\nif [ -f \"$file\" ]; then\n    \
-         arguments=\"$(cat \"$file\") \"{argument}\n    \
-         printf '%s\\n' \"$arguments\" >\"$file\"\nfi\n",
-        argument = shell_quoted(argument),
-    );
+         arguments=\"$(cat \"$file\") \"{argument_word}\n    \
+         printf '%s\\n' \"$arguments\" >\"$file\"\nfi"
+    ));
     if edits {
         let grubby = shell_quoted(&format!("--args={argument}"));
-        script += &format!("grubby --update-kernel=ALL {grubby}\n");
+        parts.push(format!("grubby --update-kernel=ALL {grubby}"));
     }
     if makes {
-        script += ENTRIES;
+        parts.push(ENTRIES.to_owned());
     }
-    Some(run(&script))
+    Some(run(&parts.join("\n")))
 }
 
 /// The step that takes `cloud-init=disabled` out of the entries.

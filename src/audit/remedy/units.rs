@@ -5,7 +5,7 @@
 
 use super::text::{lines, quoted, run, shell_quoted, write};
 use crate::audit::Subject;
-use crate::audit::units::unit;
+use crate::audit::units::{Unit, unit};
 use crate::guest::inspect::{Family, Init, PackageManager};
 
 /// Shell functions for units of systemd: whether one is there, which must not ask a systemd that does
@@ -87,7 +87,7 @@ pub(super) fn enabled_early(subject: Subject<'_>, names: &[&str]) -> Option<Stri
 
 /// Disables those of some units that may start.
 pub(super) fn disabled(subject: Subject<'_>, names: &[&str]) -> Option<String> {
-    let may_start = |name: &&str| unit(subject, name).is_ok_and(|state| state.may_start());
+    let may_start = |name: &&str| unit(subject, name).is_ok_and(Unit::may_start);
     let names: Vec<&str> = names.iter().copied().filter(may_start).collect();
     Some(match subject.guest.init {
         Init::Systemd => run(&format!(

@@ -15,8 +15,8 @@ use crate::guest::root::{GuestRoot, literally};
 /// How much of a unit or script is looked into, in bytes.
 const LIMIT: u64 = 1 << 20;
 /// Words that a unit or script holds if it makes host keys: OpenSSH itself, Fedora's and RHEL's
-/// helper, SUSE's, Arch Linux's, Debian's, that of RHEL 6, Dropbear itself.
-const MAKES_KEYS: [&str; 8] = [
+/// helper, SUSE's, Arch Linux's, Debian's, that of RHEL 6.
+const MAKES_KEYS: [&str; 7] = [
     "ssh-keygen -A",
     "sshd-keygen",
     "sshd-gen-keys-start",
@@ -24,7 +24,6 @@ const MAKES_KEYS: [&str; 8] = [
     "dpkg-reconfigure openssh-server",
     "regenerate_ssh_host_keys",
     "do_rsa_keygen",
-    "dropbearkey -t",
 ];
 /// Directories of units, the strongest first. Source: systemd.unit(5), "UNIT FILE LOAD PATH".
 const UNITS: [&str; 3] = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
@@ -170,7 +169,34 @@ fn helper_is_there(root: &GuestRoot, text: &str) -> Result<bool, GuestError> {
     Ok(!named && text.lines().any(|line| line.trim_start().starts_with("Exec") && makes_keys(line)))
 }
 
-/// A script that a runlevel of System V init starts: RHEL 6's `sshd`, `CirrOS`'s `dropbear`.
+/// Where it stands how Dropbear is started: by `CirrOS` and by System V init, systemd, `OpenRC`.
+const DROPBEAR: [&str; 6] = [
+    "/etc/init.d/*dropbear",
+    "/etc/systemd/system/dropbear.service",
+    "/usr/lib/systemd/system/dropbear.service",
+    "/lib/systemd/system/dropbear.service",
+    "/etc/default/dropbear",
+    "/etc/conf.d/dropbear",
+];
+
+/// Whether Dropbear is started with `-R`, by which it makes missing keys, or a script makes them before.
+/// Source: dropbear(8).
+pub(super) fn dropbear(root: &GuestRoot) -> Result<bool, GuestError> {
+    let mut makes = false;
+    for pattern in DROPBEAR {
+        root.glob(SCRUB, pattern, &mut |place| {
+            let text = text(root, place.path())?;
+            makes |= text.lines().filter(|line| !line.trim_start().starts_with('#')).any(|line| {
+                let mut words = line.split([' ', '\t', '"', '\'', '=']);
+                line.contains("dropbearkey -t") || words.any(|word| word == "-R")
+            });
+            Ok(())
+        })?;
+    }
+    Ok(makes)
+}
+
+/// A script that a runlevel of System V init starts, as RHEL 6's `sshd`.
 fn sysv(root: &GuestRoot) -> Result<Option<String>, GuestError> {
     let mut found = None;
     for pattern in ["/etc/rc[2-5].d/S*", "/etc/rc.d/rc[2-5].d/S*"] {

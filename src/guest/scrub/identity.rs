@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
-use super::{HOST_KEYS, LIMIT, SCRUB, Work, hostkeys};
+use super::{DROPBEAR_KEYS, HOST_KEYS, LIMIT, SCRUB, Work, hostkeys};
 use crate::guest::error::GuestError;
 use crate::guest::inspect::{Guest, Init};
 use crate::guest::root::FileAttributes;
@@ -47,22 +47,27 @@ impl Work<'_> {
         for pattern in HOST_KEYS {
             keys.extend(self.found(pattern)?);
         }
-        if keys.is_empty() {
-            return Ok(());
+        if !keys.is_empty() && hostkeys::regenerator(self.root, guest)?.is_none() {
+            let helpers = "cloud-init, an sshd-keygen unit";
+            self.keep_keys(std::mem::take(&mut keys).len(), "sshd", helpers);
         }
-        if hostkeys::regenerator(self.root, guest)?.is_none() {
-            self.keep(&format!(
-                "{} SSH host key files stay, as nothing enabled in the guest makes new ones \
-                 before sshd starts (cloud-init, an sshd-keygen unit): every machine made from this \
-                 image will have the same keys",
-                keys.len()
-            ));
-            return Ok(());
+        let dropbear = self.found(DROPBEAR_KEYS)?;
+        if !dropbear.is_empty() && !hostkeys::dropbear(self.root)? {
+            self.keep_keys(dropbear.len(), "dropbear", "its option `-R`");
+        } else {
+            keys.extend(dropbear);
         }
         for place in keys {
             self.remove_tree(&place)?;
         }
         Ok(())
+    }
+
+    fn keep_keys(&mut self, count: usize, server: &str, helpers: &str) {
+        self.keep(&format!(
+            "{count} SSH host key files stay, as nothing enabled in the guest makes new ones before \
+             {server} starts ({helpers}): every machine made from this image will have the same keys"
+        ));
     }
 
     /// Old Red Hat systems ask for a root password, a network and so on where the file is there.
