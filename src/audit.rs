@@ -162,6 +162,21 @@ impl AuditReport {
         self
     }
 
+    /// The same with nothing in it that could drive a terminal.
+    #[must_use]
+    pub fn harmless(mut self) -> Self {
+        let lines = |text: &str| text.lines().map(escaped).collect::<Vec<_>>().join("\n");
+        self.system = escaped(&self.system);
+        for finding in &mut self.findings {
+            finding.name = escaped(&finding.name);
+            finding.check = escaped(&finding.check);
+            finding.verdict = finding.verdict.clone().harmless();
+            finding.steps = finding.steps.as_deref().map(lines);
+            finding.advice = finding.advice.as_deref().map(lines);
+        }
+        self
+    }
+
     /// The findings by which the image is not fit for its purpose.
     pub fn failures(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|finding| finding.is_failure())

@@ -10,7 +10,7 @@ mod service;
 
 pub use console::Console;
 pub use instance::Instance;
-pub use judge::{Facts, Labels, Login, Observed, Ran, Subject, judge};
+pub use judge::{Facts, KEY, Labels, Login, Observed, Ran, Subject, checks, judge};
 pub use service::serve;
 
 /// The address at which every cloud of `OpenStack` and EC2 serves metadata.

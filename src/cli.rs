@@ -264,12 +264,6 @@ enum CliError {
         help("what the consoles showed is in {}", logs.join(", "))
     )]
     TestFailed { count: usize, of: usize, logs: Vec<String> },
-    #[error("this host lacks {list} to boot machines")]
-    #[diagnostic(
-        code(kiln::cli::cannot_boot),
-        help("`kiln doctor --boot --fix` installs what is missing")
-    )]
-    CannotBoot { list: String },
     #[error("`{}` could not be looked at: {why}", image.display())]
     #[diagnostic(
         code(kiln::cli::unreadable),
@@ -388,7 +382,6 @@ impl CliError {
             | Self::Import { .. }
             | Self::NotReady
             | Self::NoInstaller
-            | Self::CannotBoot { .. }
             | Self::Unreadable { .. }
             | Self::Install { .. }
             | Self::Resolve(ResolveError::File(_) | ResolveError::NoVerifier) => Exit::Host,

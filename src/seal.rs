@@ -310,7 +310,7 @@ pub fn verify(
         let inodes = inodes_in_use(root.as_fd(), superblock.as_ref());
         used.push(inodes.context("count the inodes of", Path::new(place.target.as_str()))?);
     }
-    let found = selinux::verify(policy, &labelled(systems), &RelabelOptions::default())?;
+    let found = selinux::verify(policy, &labelled(systems), &RelabelOptions::default(), NAMED)?;
     for (used, system) in used.into_iter().zip(&found.filesystems) {
         if let Some(used) = used.filter(|&used| used != system.inodes) {
             let (system, seen) = (system.prefix.clone(), system.inodes);
@@ -341,15 +341,17 @@ pub fn policy(mounted: &Path) -> Result<Option<Box<Policy>>, SealError> {
     }
 }
 
-/// Which labels are not those of the policy, on file systems mounted alone and read-only.
+/// Which labels are not those of the policy, on file systems mounted alone and read-only; the first
+/// `named` of them are named.
 ///
 /// # Errors
 /// Where one cannot be read or decided.
 pub fn mismatches(
     policy: &Policy,
     systems: Vec<(Place, OwnedFd)>,
+    named: usize,
 ) -> Result<VerifyReport, SealError> {
-    Ok(selinux::verify(policy, &labelled(systems), &RelabelOptions::default())?)
+    Ok(selinux::verify(policy, &labelled(systems), &RelabelOptions::default(), named)?)
 }
 
 fn describe(mismatch: &Mismatch) -> String {

@@ -301,6 +301,15 @@ impl Store {
         Ok(journal::append(&*self.medium, &self.journal(), &records)?)
     }
 
+    /// Forgets the result of an action that led to a state, which stays.
+    ///
+    /// # Errors
+    /// Where the journal cannot be written.
+    pub fn forget(&self, key: ActionKey, state: StateId) -> Result<(), StoreError> {
+        let records = [Record::Forgotten { key, state }];
+        Ok(journal::append(&*self.medium, &self.journal(), &records)?)
+    }
+
     /// Forgets a state whose layer is missing or damaged, and with it all that stands on it.
     ///
     /// # Errors

@@ -307,7 +307,7 @@ fn two_file_systems_are_labelled_as_by_setfiles() {
     assert_eq!((second.changed, second.sehash), (0, 0));
     assert_eq!(second.right, first.right + first.changed);
 
-    let report = verify(&policy, &both(&root, &boot), &options).unwrap();
+    let report = verify(&policy, &both(&root, &boot), &options, 20).unwrap();
     assert_eq!((report.mismatched, report.unlabelled), (0, 0), "{:?}", report.mismatches);
     assert_eq!(report.customizable, 1);
     assert_eq!(report.files, first.files);
@@ -339,7 +339,7 @@ fn the_second_reading_sees_what_is_wrong() {
     set_label(&disk.path().join("etc/passwd"), b"unconfined_u:object_r:etc_t:s0\0");
     rustix::fs::lremovexattr(disk.path().join("dev/null"), "security.selinux").unwrap();
     disk.remount("ro");
-    let report = verify(&policy, &[disk.labelled("/")], &options).unwrap();
+    let report = verify(&policy, &[disk.labelled("/")], &options, 20).unwrap();
     let paths: Vec<_> = report.mismatches.iter().map(|wrong| shown(&wrong.path)).collect();
     assert_eq!(paths, ["/dev/null", "/etc/passwd", "/etc/shadow"]);
     assert_eq!((report.mismatched, report.unlabelled), (3, 1));
@@ -388,8 +388,8 @@ fn a_hard_link_with_two_labels_needs_a_winner() {
     let label = label_of(&disk.path().join("usr/bin/shadow")).unwrap();
     assert_eq!(label, "system_u:object_r:shadow_t:s0");
     disk.remount("ro");
-    assert_eq!(verify(&policy, &[disk.labelled("/")], &options).unwrap().mismatched, 0);
-    let strict = verify(&policy, &[disk.labelled("/")], &RelabelOptions::default()).unwrap();
+    assert_eq!(verify(&policy, &[disk.labelled("/")], &options, 20).unwrap().mismatched, 0);
+    let strict = verify(&policy, &[disk.labelled("/")], &RelabelOptions::default(), 20).unwrap();
     assert_eq!(strict.mismatched, 1);
 }
 
@@ -401,7 +401,7 @@ fn what_is_mounted_below_is_not_entered() {
     let place = root.path().join("boot");
     let bind = Bind::new(&boot.path(), &place);
     let relabelled = relabel(&policy, &[root.labelled("/")], &options);
-    let verified = verify(&policy, &[root.labelled("/")], &options);
+    let verified = verify(&policy, &[root.labelled("/")], &options, 20);
     let listed = relabel(&policy, &[root.labelled("/"), boot.labelled("/boot")], &options);
     drop(bind);
     assert!(matches!(relabelled, Err(RelabelError::Foreign { path }) if path == b"/boot"));
@@ -431,7 +431,7 @@ fn xfs_is_labelled_and_its_inodes_are_counted() {
     disk.remount("ro");
     let fs = disk.labelled("/");
     let used = inodes_in_use(fs.root.as_fd(), None).unwrap();
-    let report = verify(&policy, &[fs], &options).unwrap();
+    let report = verify(&policy, &[fs], &options, 20).unwrap();
     assert_eq!((report.mismatched, used), (0, Some(report.filesystems[0].inodes)));
     let (said, unlabelled) = judged(&disk, "/");
     assert_eq!((said.as_str(), unlabelled as u64), ("", report.none + report.unmatched));
@@ -453,7 +453,7 @@ fn a_subvolume_is_named_unless_its_place_is_known() {
     };
     let report = relabel(&policy, &both(), &options).unwrap();
     assert_eq!(report.filesystems[1].inodes, 4);
-    let second = verify(&policy, &both(), &options).unwrap();
+    let second = verify(&policy, &both(), &options, 20).unwrap();
     assert_eq!((second.mismatched, second.files), (0, report.files));
     assert_eq!(second.filesystems, report.filesystems);
     assert_eq!(label_of(&home).unwrap(), "system_u:object_r:home_root_t:s0");

@@ -45,15 +45,18 @@ impl Console {
         self.shows(" login: ")
     }
 
-    /// The file and the user for whom cloud-init says that it wrote keys.
+    /// The files and users for whom cloud-init says that it wrote a key with that comment.
     #[must_use]
-    pub fn keys(&self) -> Option<(String, String)> {
+    pub fn keys(&self, comment: &str) -> Vec<(String, String)> {
         let text = self.text();
-        let (_, rest) = text.split_once(KEYS)?;
-        let (path, rest) = rest.split_once(" for user ")?;
-        let user = rest.split(|c: char| c == '+' || c.is_whitespace()).next()?;
         let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
-        (plain(path) && plain(user)).then(|| (path.to_owned(), user.to_owned()))
+        let blocks = text.split(KEYS).skip(1).filter(|block| block.contains(comment));
+        let named = blocks.filter_map(|block| {
+            let (path, rest) = block.split_once(" for user ")?;
+            let user = rest.split(|c: char| c == '+' || c.is_whitespace()).next()?;
+            (plain(path) && plain(user)).then(|| (path.to_owned(), user.to_owned()))
+        });
+        named.collect()
     }
 
     /// Its last lines, escaped, at most so many.
@@ -77,11 +80,17 @@ mod tests {
         console.push(b"\x1b[0m[    0.000000] Linux ver");
         assert!(!console.shows_kernel());
         console.push(b"sion 6.1.0 (x@y)\r\nci-info: ++++Authorized keys from ");
-        assert_eq!(console.keys(), None);
-        console.push(b"/home/debian/.ssh/authorized_keys for user debian+++++\r\nclone-1 login: ");
+        assert!(console.keys("mine").is_empty());
+        console.push(
+            b"/home/[ 9.1] x\r\nci-info: +Authorized keys from /home/ops/keys for user ops++\n",
+        );
+        console.push(b"| ssh-rsa | theirs |\r\nci-info: +++Authorized keys from ");
+        console.push(b"/home/debian/.ssh/authorized_keys for user debian+++\r\n| ssh-rsa | mine |");
+        console.push(b"\r\nclone-1 login: ");
         assert!(console.shows_kernel() && console.shows_login());
-        let (path, user) = console.keys().unwrap();
-        assert_eq!((path.as_str(), user.as_str()), ("/home/debian/.ssh/authorized_keys", "debian"));
+        let keys = console.keys("mine");
+        let expected = ("/home/debian/.ssh/authorized_keys".to_owned(), "debian".to_owned());
+        assert_eq!(keys, [expected]);
         assert_eq!(console.tail(1), ["clone-1 login:"]);
         assert!(console.tail(9)[0].starts_with("\\u{1b}[0m"));
     }

@@ -9,6 +9,8 @@ use super::Console;
 use crate::audit::{AuditReport, Finding, Verdict};
 use crate::recipe::{BootCheck, BootTest, Expectation, MetadataSource, Severity};
 
+/// The comment of the key that a test gives to its machines.
+pub const KEY: &str = "kiln-boot-test";
 /// Most texts that a finding names.
 const NAMED: usize = 5;
 
@@ -42,10 +44,10 @@ pub struct Observed {
     pub facts: Option<Facts>,
     /// What the commands came to, in the order of the recipe.
     pub commands: Vec<Ran>,
-    /// What its labels are like afterwards, where that was looked at.
-    pub labels: Option<Labels>,
-    /// How long it was watched.
-    pub watched: Duration,
+    /// What its labels are like afterwards, where that was looked at, or why that cannot be told.
+    pub labels: Option<Result<Labels, String>>,
+    /// How long it took until a kernel's log was on the console, where one was.
+    pub kernel_after: Option<Duration>,
 }
 
 /// Whether a key lets one in.
@@ -81,6 +83,8 @@ pub struct Ran {
     pub code: Option<i32>,
     /// What it printed.
     pub output: String,
+    /// The last line of what it said beside that.
+    pub said: String,
 }
 
 /// What a guest's labels are like behind a boot.
@@ -90,6 +94,8 @@ pub struct Labels {
     pub files: u64,
     /// Files of the image that have another label now, at least these.
     pub changed: Vec<String>,
+    /// Files that the boot made, in place of others too, and that have another label, at least these.
+    pub made: Vec<String>,
     /// How many names have another label in all: those that the boot made among them.
     pub mismatches: u64,
 }
@@ -117,47 +123,56 @@ impl Facts {
     }
 }
 
+/// The names of the findings that a test leads to, in their order.
+#[must_use]
+pub fn checks(test: &BootTest) -> Vec<String> {
+    let wanted = BootCheck::ALL.into_iter().filter(|check| !test.without.contains(check));
+    let own = test.expectations.iter().map(|expectation| match expectation {
+        Expectation::Console(text) => format!("expect {text:?}"),
+        Expectation::Command { command, .. } => format!("expect-command {command:?}"),
+    });
+    wanted.map(|check| check.keyword().to_owned()).chain(own).collect()
+}
+
 /// Judges what machines showed.
 #[must_use]
 pub fn judge(subject: Subject<'_>, machines: &[Observed]) -> AuditReport {
     let test = subject.test;
     let mut findings = Vec::new();
+    let mut names = checks(test).into_iter();
     for check in BootCheck::ALL.into_iter().filter(|check| !test.without.contains(check)) {
         let verdict = match check {
             BootCheck::Clones => clones(machines),
             BootCheck::Labels => labels(subject, machines),
             check => worst(machines.iter().map(|machine| alone(subject, machine, check))),
         };
-        findings.push(finding(check.keyword(), check.keyword(), verdict, Some(advice(check))));
+        let name = names.next().unwrap_or_default();
+        findings.push(finding(name, check.keyword(), verdict, Some(advice(check))));
     }
     let mut commands = 0;
-    for expectation in &test.expectations {
-        let (name, verdict) = match expectation {
-            Expectation::Console(text) => {
-                let verdict = worst(machines.iter().map(|machine| {
-                    let shown = machine.console.shows(text);
-                    (machine, of(shown, if shown { "it is there" } else { "it is not there" }))
-                }));
-                (format!("expect {text:?}"), verdict)
-            }
-            Expectation::Command { command, output } => {
-                let verdict = worst(machines.iter().map(|machine| {
-                    (machine, ran(machine.commands.get(commands), output.as_deref()))
-                }));
+    for (name, expectation) in names.zip(&test.expectations) {
+        let verdict = match expectation {
+            Expectation::Console(text) => worst(machines.iter().map(|machine| {
+                let shown = machine.console.shows(text);
+                (machine, of(shown, if shown { "it is there" } else { "it is not there" }))
+            })),
+            Expectation::Command { output, .. } => {
                 commands += 1;
-                (format!("expect-command {command:?}"), verdict)
+                worst(machines.iter().map(|machine| {
+                    (machine, ran(machine.commands.get(commands - 1), output.as_deref()))
+                }))
             }
         };
-        findings.push(finding(&name, "expect", verdict, None));
+        findings.push(finding(name, "expect", verdict, None));
     }
     let (system, disk_size) = (subject.system.to_owned(), subject.disk_size);
     AuditReport { system, disk_size, unreadable: None, findings }
 }
 
-fn finding(name: &str, check: &str, verdict: Verdict, advice: Option<&str>) -> Finding {
+fn finding(name: String, check: &str, verdict: Verdict, advice: Option<&str>) -> Finding {
     let failed = matches!(verdict, Verdict::Fail(_));
     Finding {
-        name: name.to_owned(),
+        name,
         check: check.to_owned(),
         severity: Severity::Error,
         verdict: verdict.harmless(),
@@ -235,9 +250,10 @@ fn hostname(machine: &Observed, facts: &Facts) -> Verdict {
     // Whether a guest takes the domain too is its own affair.
     let short = facts.hostname.split('.').next().unwrap_or_default();
     let seen = format!("`{}`", facts.hostname);
-    match short == machine.name {
-        true => Verdict::Pass(format!("{seen}, as the metadata has it")),
-        false => Verdict::Fail(format!("{seen}, and the metadata has `{}`", machine.name)),
+    if short == machine.name {
+        Verdict::Pass(format!("{seen}, as the metadata has it"))
+    } else {
+        Verdict::Fail(format!("{seen}, and the metadata has `{}`", machine.name))
     }
 }
 
@@ -252,31 +268,36 @@ fn user_data(machine: &Observed) -> Verdict {
 }
 
 fn key(subject: Subject<'_>, machine: &Observed) -> Verdict {
-    let told = machine.console.keys();
+    let told = machine.console.keys(KEY);
     let entered = match &machine.login {
         Login::Entered(user) => Some(user.clone()),
         _ => None,
     };
-    let user = told.as_ref().map(|(_, user)| user.clone()).or(entered);
-    let place = told.map_or_else(
+    let wanted = subject.test.user.as_ref();
+    // Whom the key lets in has it, whatever the console says.
+    let user = entered
+        .or_else(|| wanted.filter(|wanted| told.iter().any(|(_, user)| user == *wanted)).cloned())
+        .or_else(|| told.first().map(|(_, user)| user.clone()));
+    let Some(user) = user else { return Verdict::Fail("no user has the key".into()) };
+    let place = told.iter().find(|(_, told)| *told == user).map_or_else(
         || "the key is in `authorized_keys`".to_owned(),
         |(path, _)| format!("the key is in `{path}`"),
     );
-    match (user, &subject.test.user) {
-        (None, _) => Verdict::Fail("no user has the key".into()),
-        (Some(user), Some(wanted)) if user != *wanted => {
+    match wanted {
+        Some(wanted) if user != *wanted => {
             Verdict::Fail(format!("{place} of `{user}`, not of `{wanted}`"))
         }
-        (Some(user), _) => Verdict::Pass(format!("{place} of `{user}`")),
+        _ => Verdict::Pass(format!("{place} of `{user}`")),
     }
 }
 
 fn growth(subject: Subject<'_>, facts: &Facts) -> Verdict {
     let (root, before) = (size(facts.root_size), size(subject.disk_size));
     // On a disk twice as large, only one that grew is larger than the whole disk was.
-    match facts.root_size > subject.disk_size {
-        true => Verdict::Pass(format!("{root} on a disk that had {before}, and has twice that")),
-        false => Verdict::Fail(format!("{root} still, on a disk of twice {before}")),
+    if facts.root_size > subject.disk_size {
+        Verdict::Pass(format!("{root} on a disk that had {before}, and has twice that"))
+    } else {
+        Verdict::Fail(format!("{root} still, on a disk of twice {before}"))
     }
 }
 
@@ -287,7 +308,7 @@ fn clones(machines: &[Observed]) -> Verdict {
     let (Some(one), Some(other)) = (&one.facts, &other.facts) else {
         return Verdict::Fail("nobody could log in to both to look".into());
     };
-    if one.machine_id == other.machine_id {
+    if one.machine_id == other.machine_id && !one.machine_id.is_empty() {
         let id = &one.machine_id;
         return Verdict::Fail(format!("both machines have the machine-id `{id}`"));
     }
@@ -296,9 +317,11 @@ fn clones(machines: &[Observed]) -> Verdict {
         return Verdict::Fail(format!("both machines have the same host key of {kind}"));
     }
     if one.host_keys.is_empty() || other.host_keys.is_empty() {
-        return Verdict::Pass("the machine-ids differ; no host keys were found".into());
+        return Verdict::Fail("no host keys were seen".into());
     }
-    Verdict::Pass("machine-ids and host keys differ".into())
+    let ids =
+        if one.machine_id.is_empty() { "there are no machine-ids;" } else { "machine-ids and" };
+    Verdict::Pass(format!("{ids} host keys differ"))
 }
 
 fn labels(subject: Subject<'_>, machines: &[Observed]) -> Verdict {
@@ -307,12 +330,18 @@ fn labels(subject: Subject<'_>, machines: &[Observed]) -> Verdict {
     }
     worst(machines.iter().map(|machine| {
         let verdict = match &machine.labels {
-            None => Verdict::Unknown("they could not be looked at".into()),
-            Some(labels) if labels.changed.is_empty() => {
-                let (files, others) = (labels.files, labels.mismatches);
-                Verdict::Pass(format!("{files} files, {others} new ones with another label"))
+            None => {
+                Verdict::Fail("nobody could log in, so that there is nothing to look at".into())
             }
-            Some(labels) => {
+            Some(Err(why)) => Verdict::Fail(format!("they cannot be looked at: {why}")),
+            Some(Ok(labels)) if labels.changed.is_empty() => {
+                let (files, others) = (labels.files, labels.mismatches);
+                let list: Vec<_> = labels.made.iter().take(NAMED).cloned().collect();
+                let list =
+                    if list.is_empty() { String::new() } else { format!(": {}", list.join(", ")) };
+                Verdict::Pass(format!("{files} files, {others} new ones with another label{list}"))
+            }
+            Some(Ok(labels)) => {
                 let list: Vec<_> = labels.changed.iter().take(NAMED).cloned().collect();
                 Verdict::Fail(format!("the boot changed those of {}", list.join(", ")))
             }
@@ -322,10 +351,11 @@ fn labels(subject: Subject<'_>, machines: &[Observed]) -> Verdict {
 }
 
 fn ran(ran: Option<&Ran>, wanted: Option<&str>) -> Verdict {
-    let Some(Ran { code, output }) = ran else {
+    let Some(Ran { code, output, said }) = ran else {
         return Verdict::Fail("nobody could log in to run it".into());
     };
-    let shown: String = output.trim().chars().take(200).collect();
+    let shown = if output.trim().is_empty() { said } else { output };
+    let shown: String = shown.trim().chars().take(200).collect();
     match (code, wanted) {
         (None, _) => Verdict::Fail("it did not end in time".into()),
         (Some(0), Some(wanted)) if output.trim_end() != wanted.trim_end() => {
@@ -352,7 +382,7 @@ mod tests {
         console.push(
             format!(
                 "Linux version 6.1\nran-{number}\nAuthorized keys from /home/debian/.ssh/\
-                 authorized_keys for user debian++\nclone-{number} login: "
+                 authorized_keys for user debian++\n| kiln-boot-test |\nclone-{number} login: "
             )
             .as_bytes(),
         );
@@ -370,9 +400,18 @@ mod tests {
             console,
             login: Login::Entered("debian".to_owned()),
             facts: Some(facts),
-            commands: vec![Ran { code: Some(0), output: "active\n".to_owned() }],
-            labels: Some(Labels { files: 9, changed: Vec::new(), mismatches: 2 }),
-            watched: Duration::from_secs(60),
+            commands: vec![Ran {
+                code: Some(0),
+                output: "active\n".to_owned(),
+                said: String::new(),
+            }],
+            labels: Some(Ok(Labels {
+                files: 9,
+                changed: Vec::new(),
+                made: vec!["/var/log/x".to_owned()],
+                mismatches: 2,
+            })),
+            kernel_after: Some(Duration::from_secs(9)),
         }
     }
 
@@ -429,9 +468,11 @@ mod tests {
             ["hostname", "ssh", "growth", "clones", "expect-command \"systemctl is-active nginx\""];
         assert_eq!(refused, all);
         let label = with(&|machine| {
-            machine.labels.as_mut().unwrap().changed.push("/etc/shadow".into());
+            machine.labels.as_mut().unwrap().as_mut().unwrap().changed.push("/etc/shadow".into());
         });
         assert_eq!(label, ["labels"]);
+        assert_eq!(with(&|machine| machine.labels = Some(Err("no root".into()))), ["labels"]);
+        assert_eq!(facts(|facts| facts.host_keys.clear()), ["clones"]);
         let dead = with(&|machine| machine.commands[0].code = Some(3));
         assert_eq!(dead, ["expect-command \"systemctl is-active nginx\""]);
         let other = with(&|machine| machine.commands[0].output = "inactive".into());
@@ -444,6 +485,12 @@ mod tests {
         assert_eq!(judged(&without, &both()).findings, []);
         let admin = BootTest { user: Some("admin".into()), ..BootTest::default() };
         assert_eq!(failed(&admin, &both()), ["key"]);
+        // Whom the key lets in counts, not whom the console names.
+        let mut machines = both();
+        machines[0].login = Login::Entered("admin".into());
+        assert_eq!(judged(&BootTest::default(), &machines).failures().count(), 0);
+        let first = judged(&BootTest::default(), &machines);
+        assert!(first.findings[3].verdict.seen().ends_with("of `admin`"), "{first:#?}");
     }
 
     #[test]

@@ -36,10 +36,10 @@ pub fn serve(
 ) -> io::Result<()> {
     let paths = instance.service();
     for _ in 0..MAX_REQUESTS {
-        let Some(request) = read(&mut input)? else { return Ok(()) };
-        let Some(Request { method, path, last }) = request else {
-            answer(&mut output, "400 Bad Request", b"", true, true)?;
-            return Ok(());
+        let Request { method, path, last } = match read(&mut input)? {
+            Next::Request(request) => request,
+            Next::None => return Ok(()),
+            Next::Nonsense => return answer(&mut output, "400 Bad Request", b"", true, true),
         };
         let (with_body, known) = (method != "HEAD", ["GET", "HEAD"].contains(&method.as_str()));
         let path = path.split(['?', '#']).next().unwrap_or_default();
@@ -67,23 +67,31 @@ fn line(input: &mut impl BufRead) -> io::Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(&bytes).trim_end_matches('\r').to_owned()))
 }
 
-/// The next request; the inner `None` is one that is none.
-fn read(input: &mut impl BufRead) -> io::Result<Option<Option<Request>>> {
-    let Some(first) = line(input)? else { return Ok(None) };
+/// What comes next on a connection.
+enum Next {
+    Request(Request),
+    /// The end.
+    None,
+    /// What is no request.
+    Nonsense,
+}
+
+fn read(input: &mut impl BufRead) -> io::Result<Next> {
+    let Some(first) = line(input)? else { return Ok(Next::None) };
     let mut words = first.split(' ');
     let (Some(method), Some(path), Some(version)) = (words.next(), words.next(), words.next())
     else {
-        return Ok(Some(None));
+        return Ok(Next::Nonsense);
     };
     let mut last = version != "HTTP/1.1";
     let mut length = 0;
     for _ in 0..MAX_HEADERS {
-        let Some(header) = line(input)? else { return Ok(None) };
+        let Some(header) = line(input)? else { return Ok(Next::None) };
         if header.is_empty() {
             // What is left unread of a longer one would be taken for a request.
             last |= length > MAX_BODY;
             io::copy(&mut input.take(length.min(MAX_BODY)), &mut io::sink())?;
-            return Ok(Some(Some(Request { method: method.into(), path: path.into(), last })));
+            return Ok(Next::Request(Request { method: method.into(), path: path.into(), last }));
         }
         let (name, value) = header.split_once(':').unwrap_or_default();
         match (name.to_ascii_lowercase().as_str(), value.trim()) {
@@ -93,7 +101,7 @@ fn read(input: &mut impl BufRead) -> io::Result<Option<Option<Request>>> {
             _ => {}
         }
     }
-    Ok(Some(None))
+    Ok(Next::Nonsense)
 }
 
 fn answer(
@@ -148,7 +156,7 @@ mod tests {
     #[test]
     fn what_is_no_request_ends_the_connection() {
         assert!(said(b"hello\r\n\r\n").starts_with("HTTP/1.1 400"));
-        assert_eq!(said(&[b'a'; 100_000]), "");
+        assert_eq!(said(&vec![b'a'; 100_000]), "");
         let long = [b"GET / HTTP/1.1\r\n".as_slice(), &b"a: b\r\n".repeat(1000)].concat();
         assert!(said(&long).starts_with("HTTP/1.1 400"));
         let huge =

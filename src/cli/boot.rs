@@ -13,14 +13,13 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use super::build::on_interrupt;
 use super::check_image::{Scratch, Subject, format_of};
-use super::test::can_boot;
 use super::user_data::plain;
 use super::{CliError, Place};
 use crate::boot::{Console, Instance};
 use crate::engine::{disk_size, foreign, free_ports};
 use crate::execute::machine::{Accelerator, Kvm, Machine};
 use crate::execute::native::Native;
-use crate::execute::{Executor, Start};
+use crate::execute::{Executor, Fault, FaultKind, Start};
 use crate::files::{self, Context};
 use crate::recipe::{BootFirmware, DiskFormat, MetadataSource};
 
@@ -66,9 +65,9 @@ pub(super) struct Boot {
     /// The port of this host that leads to its SSH server; a free one by default.
     #[arg(long, value_name = "PORT")]
     ssh: Option<u16>,
-    /// Let it reach nothing outside.
+    /// Let it reach what this host reaches, the host's own 127.0.0.1 included.
     #[arg(long)]
-    isolated: bool,
+    network: bool,
     /// Emulate it, without KVM.
     #[arg(long)]
     emulate: bool,
@@ -92,6 +91,15 @@ enum SourceArgument {
     Nocloud,
 }
 
+/// What became of a connection.
+struct Connection {
+    end: End,
+    /// Whether the console has shown anything.
+    shown: bool,
+    /// When it showed a kernel's log, from the start of the machine on.
+    kernel_after: Option<Duration>,
+}
+
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -105,7 +113,6 @@ enum End {
 
 impl Boot {
     pub(super) fn run(self, place: &Place) -> Result<(), CliError> {
-        can_boot()?;
         let subject = Subject::find(&self.image, place)?;
         let executor = Native::default();
         executor.check()?;
@@ -127,6 +134,7 @@ impl Boot {
         let kvm = Kvm::default();
         let mut accelerators = kvm.accelerators();
         accelerators.retain(|&accelerator| !self.emulate || accelerator == Accelerator::Tcg);
+        let mut silent = false;
         for accelerator in accelerators {
             let work = scratch.path().join("boot").join(accelerator.keyword());
             files::make_directory(&work, 0o700)?;
@@ -140,8 +148,7 @@ impl Boot {
                 }),
                 instance: instance.clone(),
                 ssh_port,
-                network: !self.isolated,
-                once: false,
+                network: self.network,
             };
             let running = executor.boot(&start, &machine, &work)?;
             eprintln!(
@@ -150,18 +157,28 @@ impl Boot {
             );
             let console = running.console()?;
             let trial = (accelerator == Accelerator::Kvm).then_some(TRIAL);
-            let end = connect(console, &interrupted, trial);
+            let ended = connect(console, &interrupted, trial);
+            let said = running.said();
             let closed = running.close();
-            match end? {
+            let Connection { end, shown, kernel_after } = ended?;
+            if silent && kernel_after.is_some_and(|time| time < 2 * TRIAL) {
+                kvm.is_silent();
+            }
+            match end {
                 End::Silent => {
-                    kvm.is_silent();
                     eprintln!("kiln: no kernel says a word under KVM\r");
+                    silent = true;
                     closed?;
                 }
                 End::Left => return Ok(closed?),
-                End::Off => {
+                End::Off if shown => {
                     eprintln!("kiln: the machine is off\r");
                     return Ok(closed?);
+                }
+                End::Off => {
+                    let message = "the machine ended before it showed anything";
+                    let code = "kiln::engine::machine_gone";
+                    return Err(Fault::new(FaultKind::Host, code, message).and_said(&said).into());
                 }
             }
         }
@@ -239,25 +256,26 @@ impl Drop for Raw {
     }
 }
 
-/// Passes bytes between the terminal and a console. In a trial, a kernel has to say something in
-/// that time.
+/// Passes bytes between the terminal and a console. In a trial, somebody has to show a sign of life in
+/// that time: a kernel, a login prompt, or whoever types.
 fn connect(
     mut console: UnixStream,
     interrupted: &AtomicBool,
     trial: Option<Duration>,
-) -> Result<End, CliError> {
+) -> Result<Connection, CliError> {
     let _raw = Raw::new();
     let glance = Timespec::try_from(Duration::from_millis(200)).expect("a short time");
-    let (started, mut shown) = (Instant::now(), Console::default());
+    let (started, mut shown, mut kernel_after) = (Instant::now(), Console::default(), None);
     let (stdin, mut stdout) = (std::io::stdin(), std::io::stdout());
-    let (mut bytes, mut typing) = ([0; 4096], true);
+    let (mut bytes, mut typing, mut typed) = ([0; 4096], true, false);
     let here = Path::new("the console");
-    loop {
+    let end = loop {
         if interrupted.load(Ordering::SeqCst) {
-            return Ok(End::Left);
+            break End::Left;
         }
-        if trial.is_some_and(|time| started.elapsed() > time) && !shown.shows_kernel() {
-            return Ok(End::Silent);
+        let alive = kernel_after.is_some() || typed || shown.shows_login();
+        if !alive && trial.is_some_and(|time| started.elapsed() > time) {
+            break End::Silent;
         }
         let mut fds = vec![PollFd::from_borrowed_fd(console.as_fd(), PollFlags::IN)];
         if typing {
@@ -266,28 +284,33 @@ fn connect(
         match poll(&mut fds, Some(&glance)) {
             Err(rustix::io::Errno::INTR) => continue,
             result => result.map(drop).map_err(std::io::Error::from).context("wait for", here)?,
-        };
+        }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         if ready[0] {
             let count = console.read(&mut bytes).context("read", here)?;
             if count == 0 {
-                return Ok(End::Off);
+                // One that fails at once under KVM may do better without.
+                break if trial.is_some() && !alive { End::Silent } else { End::Off };
             }
             shown.push(&bytes[..count]);
+            if kernel_after.is_none() && shown.shows_kernel() {
+                kernel_after = Some(started.elapsed());
+            }
             // Whoever closed the other end has seen enough, and the machine goes on.
             let _ = stdout.write_all(&bytes[..count]).and_then(|()| stdout.flush());
         }
         if ready.get(1) == Some(&true) {
             let read = rustix::io::read(&stdin, &mut bytes).map_err(std::io::Error::from);
             let count = read.context("read", Path::new("standard input"))?;
-            typing = count > 0;
-            let typed = &bytes[..count];
-            let until = typed.iter().position(|&byte| byte == ESCAPE && stdin.is_terminal());
+            (typing, typed) = (count > 0, typed || count > 0 && stdin.is_terminal());
+            let keys = &bytes[..count];
+            let until = keys.iter().position(|&byte| byte == ESCAPE && stdin.is_terminal());
             // A machine that is off takes nothing; its end is seen above.
-            let _ = console.write_all(&typed[..until.unwrap_or(count)]);
+            let _ = console.write_all(&keys[..until.unwrap_or(count)]);
             if until.is_some() {
-                return Ok(End::Left);
+                break End::Left;
             }
         }
-    }
+    };
+    Ok(Connection { end, shown: !shown.text().is_empty(), kernel_after })
 }

@@ -13,6 +13,7 @@ use crate::host::{self, FEATURES, Installer, Purpose, TOOLS, Tool};
 
 /// Look at what this host lacks.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Doctor {
     /// Install what is missing, with the host's own package manager.
     #[arg(long)]

@@ -22,7 +22,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, move_mount};
 
@@ -122,7 +122,7 @@ struct Keeper {
     programs: u32,
     sealed: bool,
     /// The machine that runs on the disk, while there is one.
-    machine: Option<Child>,
+    machine: Option<machine::Held>,
 }
 
 impl Keeper {

@@ -96,6 +96,13 @@ impl Role {
 
 /// Answers a guest's requests on standard input and output.
 fn metadata() -> io::Result<i32> {
+    const PATIENCE: Duration = Duration::from_mins(1);
+    // A connection that nobody uses ends. What is no socket has nobody behind it who waits.
+    let _ = rustix::net::sockopt::set_socket_timeout(
+        io::stdin(),
+        rustix::net::sockopt::Timeout::Recv,
+        Some(PATIENCE),
+    );
     let text = std::env::var(super::machine::INSTANCE_VARIABLE).unwrap_or_default();
     let instance = serde_json::from_str(&text)?;
     crate::boot::serve(&instance, io::stdin().lock(), io::stdout().lock())?;

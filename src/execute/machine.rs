@@ -7,7 +7,10 @@
 //! The guest has a network of its own with the addresses of 169.254.0.0/16, so that QEMU itself can
 //! answer for the metadata service; kiln starts as that service once for each connection.
 
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::{Fault, FaultKind};
-use crate::boot::{Instance, Labels, SERVICE_ADDRESS};
+use crate::boot::{Instance, KEY, Labels, SERVICE_ADDRESS};
 use crate::files::{Context, FileError};
 use crate::host;
 use crate::recipe::{BootFirmware, MetadataSource};
@@ -30,6 +33,8 @@ const UEFI: [&str; 4] = [
     "/usr/share/edk2/ovmf/OVMF_CODE.fd",
     "/usr/share/qemu/ovmf-x86_64-code.bin",
 ];
+/// Where the kernel has its machines.
+const KVM: &str = "/dev/kvm";
 /// Most bytes that are taken of what a command in a guest prints.
 const MAX_OUTPUT: u64 = 1 << 20;
 
@@ -69,10 +74,8 @@ pub struct Machine {
     pub instance: Instance,
     /// The port of the host's loopback interface that leads to its SSH server.
     pub ssh_port: u16,
-    /// Whether it reaches what the host reaches.
+    /// Whether it reaches what the host reaches, the host's own loopback interface included.
     pub network: bool,
-    /// Whether a restart of the guest is the end of it.
-    pub once: bool,
 }
 
 /// What a session through SSH came to.
@@ -88,6 +91,8 @@ pub enum Session {
         code: Option<i32>,
         /// What it printed, at most 1 MiB; bytes that are no UTF-8 are replaced.
         output: String,
+        /// The last line of what it said beside that, escaped.
+        said: String,
     },
 }
 
@@ -102,11 +107,17 @@ pub trait Running: Send {
     /// Runs a command in the guest, logged in as a user with the private key of a file.
     fn session(&mut self, user: &str, key: &Path, command: &str, time: Duration) -> Session;
 
+    /// The keys that its SSH server has shown, with their kinds.
+    fn host_keys(&self) -> BTreeSet<String>;
+
+    /// What QEMU has said.
+    fn said(&self) -> String;
+
     /// Ends the machine, and looks at the labels on its disk: which files that were there before
     /// `since` have another one than the policy gives.
     ///
     /// # Errors
-    /// Where the disk cannot be mounted any more.
+    /// Where the disk cannot be mounted any more, or has no policy.
     fn labels(&mut self, since: SystemTime) -> Result<Labels, Fault>;
 
     /// Ends the machine, leaving nothing on the host.
@@ -153,7 +164,7 @@ pub(super) fn uefi() -> Result<&'static str, Fault> {
 
 /// The arguments of QEMU. Source: qemu(1).
 pub(super) fn arguments(machine: &Machine, uefi: Option<&str>, with: Inherited) -> Vec<String> {
-    let Machine { accelerator, memory, processors, instance, ssh_port, network, once, .. } =
+    let Machine { accelerator, memory, processors, firmware: _, instance, ssh_port, network } =
         machine;
     let mut list: Vec<String> = Vec::new();
     let mut put = |words: &[&str]| list.extend(words.iter().map(|word| (*word).to_owned()));
@@ -172,9 +183,6 @@ pub(super) fn arguments(machine: &Machine, uefi: Option<&str>, with: Inherited) 
     put(&["-sandbox", sandbox]);
     put(&["-display", "none", "-vga", "std"]);
     put(&["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]);
-    if *once {
-        put(&["-no-reboot"]);
-    }
     if let Some(path) = uefi {
         put(&["-drive", &format!("if=pflash,unit=0,format=raw,readonly=on,file={path}")]);
     }
@@ -193,11 +201,11 @@ pub(super) fn arguments(machine: &Machine, uefi: Option<&str>, with: Inherited) 
     if !network {
         card.push_str(",restrict=on");
     }
-    card.push_str(&format!(",hostfwd=tcp:127.0.0.1:{ssh_port}-:22"));
+    let _ = write!(card, ",hostfwd=tcp:127.0.0.1:{ssh_port}-:22");
     if instance.source == MetadataSource::Service {
         // Resolved by the child itself, so that no path of the host need be open to it.
         let command = format!("/proc/self/fd/{program} {} metadata", super::launcher::ROLE);
-        card.push_str(&format!(",guestfwd=tcp:{SERVICE_ADDRESS}:80-cmd:{command}"));
+        let _ = write!(card, ",guestfwd=tcp:{SERVICE_ADDRESS}:80-cmd:{command}");
     }
     put(&["-netdev", &card]);
     put(&["-device", &format!("virtio-net-pci,netdev=net,romfile=,mac={}", instance.mac)]);
@@ -219,7 +227,7 @@ pub fn key_pair(directory: &Path) -> Result<(PathBuf, String), Fault> {
     let path = directory.join("key");
     let host = |error: FileError| Fault::of(FaultKind::Host, &error);
     let made = Command::new("ssh-keygen")
-        .args(["-q", "-t", "ed25519", "-N", "", "-C", "kiln-boot-test", "-f"])
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", KEY, "-f"])
         .arg(&path)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -236,9 +244,38 @@ pub fn key_pair(directory: &Path) -> Result<(PathBuf, String), Fault> {
     Ok((path, line.trim().to_owned()))
 }
 
+/// The SSH server of a machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Server<'a> {
+    /// Its port on the host's loopback interface.
+    pub(super) port: u16,
+    /// The file with the keys that it has shown; made with the first.
+    pub(super) known: &'a Path,
+}
+
+impl Server<'_> {
+    /// The keys that it has shown. Source: sshd(8), `SSH_KNOWN_HOSTS FILE FORMAT`.
+    pub(super) fn keys(&self) -> BTreeSet<String> {
+        let text = std::fs::read_to_string(self.known).unwrap_or_default();
+        let key = |line: &str| {
+            let mut words = line.split_whitespace().skip(1);
+            Some(format!("{} {}", words.next()?, words.next()?))
+        };
+        text.lines().filter_map(key).collect()
+    }
+}
+
 /// Runs a command through SSH, at a port of the host's loopback interface. Nothing of the user's
 /// own settings, keys and agent takes part: the server is the guest's.
-pub(super) fn session(port: u16, user: &str, key: &Path, command: &str, time: Duration) -> Session {
+pub(super) fn session(
+    at: &Server<'_>,
+    user: &str,
+    key: &Path,
+    command: &str,
+    time: Duration,
+) -> Session {
+    let mut known = std::ffi::OsString::from("UserKnownHostsFile=");
+    known.push(at.known);
     let options = [
         "BatchMode=yes",
         "ClearAllForwardings=yes",
@@ -253,12 +290,14 @@ pub(super) fn session(port: u16, user: &str, key: &Path, command: &str, time: Du
         "ServerAliveInterval=15",
         "StrictHostKeyChecking=no",
         "UpdateHostKeys=no",
-        "UserKnownHostsFile=/dev/null",
+        "HashKnownHosts=no",
     ];
     let child = Command::new("ssh")
-        .args(["-F", "none", "-T", "-a", "-x", "-p", &port.to_string(), "-i"])
+        .args(["-F", "none", "-T", "-a", "-x", "-p", &at.port.to_string(), "-i"])
         .arg(key)
         .args(options.iter().flat_map(|option| ["-o", option]))
+        .arg("-o")
+        .arg(known)
         .args(["-l", user, "--", "127.0.0.1", command])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -278,8 +317,8 @@ pub(super) fn session(port: u16, user: &str, key: &Path, command: &str, time: Du
         // What ssh itself ends with where there was no session.
         Some(Some(255)) if errors.contains("Permission denied") => Session::Refused(said),
         Some(Some(255)) => Session::NoAnswer(said),
-        Some(code) => Session::Ran { code, output },
-        None => Session::Ran { code: None, output },
+        Some(code) => Session::Ran { code, output, said },
+        None => Session::Ran { code: None, output, said },
     }
 }
 
@@ -313,6 +352,12 @@ fn wait(child: &mut Child, time: Duration) -> Option<Option<i32>> {
     }
 }
 
+/// The group whose members may use KVM; `None` where none may, or only root's.
+pub(super) fn kvm_group() -> Option<u32> {
+    let meta = std::fs::metadata(KVM).ok()?;
+    (meta.gid() != 0 && meta.mode() & 0o060 == 0o060).then(|| meta.gid())
+}
+
 /// What is known of this host's KVM: it may be there and run no kernel, as within another machine.
 #[derive(Debug, Clone)]
 pub struct Kvm {
@@ -330,8 +375,9 @@ impl Kvm {
     /// What machines are tried with, in this order.
     #[must_use]
     pub fn accelerators(&self) -> Vec<Accelerator> {
-        let open = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
-        if open.is_ok() && !self.note.exists() {
+        let open = std::fs::OpenOptions::new().read(true).write(true).open(KVM);
+        let by_all = std::fs::metadata(KVM).is_ok_and(|meta| meta.mode() & 0o006 == 0o006);
+        if open.is_ok() && (by_all || kvm_group().is_some()) && !self.note.exists() {
             vec![Accelerator::Kvm, Accelerator::Tcg]
         } else {
             vec![Accelerator::Tcg]
@@ -365,7 +411,6 @@ mod tests {
             },
             ssh_port: 2222,
             network: false,
-            once: true,
         }
     }
 
@@ -376,12 +421,12 @@ mod tests {
         insta::assert_snapshot!(service.join("\n"));
         let with = Inherited { seed: Some(8), ..with };
         let mut other = machine(MetadataSource::Nocloud);
-        (other.accelerator, other.network, other.once) = (Accelerator::Kvm, true, false);
+        (other.accelerator, other.network) = (Accelerator::Kvm, true);
         let nocloud = arguments(&other, Some("/x/OVMF.fd"), with).join(" ");
         for part in ["-accel kvm", "/dev/fdset/2", "file=/x/OVMF.fd"] {
             assert!(nocloud.contains(part), "{nocloud}");
         }
-        for part in ["guestfwd", "restrict", "smbios", "no-reboot"] {
+        for part in ["guestfwd", "restrict", "smbios"] {
             assert!(!nocloud.contains(part), "{nocloud}");
         }
     }
@@ -391,7 +436,7 @@ mod tests {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         assert_eq!(wait(&mut child, Duration::from_millis(100)), None);
         let mut child = Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
-        assert_eq!(wait(&mut child, Duration::from_secs(60)), Some(Some(3)));
+        assert_eq!(wait(&mut child, Duration::from_mins(1)), Some(Some(3)));
     }
 
     #[test]
@@ -400,7 +445,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (key, line) = key_pair(directory.path()).unwrap();
         assert!(line.starts_with("ssh-ed25519 "), "{line}");
-        let session = session(port, "nobody", &key, "true", Duration::from_secs(20));
+        let known = directory.path().join("known");
+        let server = Server { port, known: &known };
+        let session = session(&server, "nobody", &key, "true", Duration::from_secs(20));
+        assert!(server.keys().is_empty());
         assert!(matches!(session, Session::NoAnswer(_)), "{session:?}");
     }
 

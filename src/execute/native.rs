@@ -3,10 +3,10 @@
 //! This is kiln's own side: it starts a launcher for each disk and talks to its keeper. It parses
 //! no file system itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::machine::{self, Machine, Running, Session};
+use super::machine::{self, Machine, Running, Server, Session};
 use super::registered::Registered;
 use super::{
     Bench, Epoch, Executor, Fault, FaultKind, Message, OnOutput, Outcome, Request, Resting,
@@ -162,13 +162,24 @@ impl Executor for Native {
         machine: &Machine,
         work: &Path,
     ) -> Result<Box<dyn Running>, Fault> {
+        let missing = crate::host::missing(&[crate::host::Purpose::Boot]);
+        if !missing.is_empty() {
+            let list: Vec<_> = missing.iter().map(ToString::to_string).collect();
+            let message = format!("this host lacks {} to boot machines", list.join(", "));
+            return Err(Fault::new(FaultKind::Host, "kiln::execute::cannot_boot", message)
+                .with_help("`kiln doctor --boot --fix` installs what is missing"));
+        }
         let mut disk = self.start(start, work, true)?;
         let pair = UnixStream::pair().context("make", Path::new("a console"));
         let (console, theirs) = pair.map_err(|error| host(&error))?;
         disk.tell(&Request::Boot { machine: Box::new(machine.clone()) })?;
-        disk.pass(theirs.into())?;
+        disk.pass(theirs.as_fd())?;
+        drop(theirs);
         match disk.answer(&mut |_| {})? {
-            Message::Done => Ok(Box::new(Booted { disk, console, port: machine.ssh_port })),
+            Message::Done => {
+                let (port, known) = (machine.ssh_port, work.join("known_hosts"));
+                Ok(Box::new(Booted { disk, console, port, known }))
+            }
             _ => Err(disk.lost("it gave a wrong answer")),
         }
     }
@@ -222,9 +233,9 @@ impl Disk {
     }
 
     /// Gives the keeper a descriptor, which it expects.
-    fn pass(&mut self, descriptor: OwnedFd) -> Result<(), Fault> {
+    fn pass(&mut self, descriptor: BorrowedFd<'_>) -> Result<(), Fault> {
         let Some(link) = &mut self.link else { return Err(self.lost("it is closed")) };
-        let sent = link.send_descriptor(descriptor.as_fd());
+        let sent = link.send_descriptor(descriptor);
         sent.map_err(|error| self.lost(&error.to_string()))
     }
 
@@ -403,6 +414,8 @@ struct Booted {
     disk: Disk,
     console: UnixStream,
     port: u16,
+    /// Where the keys are that its SSH server has shown.
+    known: PathBuf,
 }
 
 impl Running for Booted {
@@ -412,7 +425,16 @@ impl Running for Booted {
     }
 
     fn session(&mut self, user: &str, key: &Path, command: &str, time: Duration) -> Session {
-        machine::session(self.port, user, key, command, time)
+        let server = Server { port: self.port, known: &self.known };
+        machine::session(&server, user, key, command, time)
+    }
+
+    fn host_keys(&self) -> BTreeSet<String> {
+        Server { port: self.port, known: &self.known }.keys()
+    }
+
+    fn said(&self) -> String {
+        self.disk.said()
     }
 
     fn labels(&mut self, since: SystemTime) -> Result<Labels, Fault> {

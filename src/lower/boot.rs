@@ -25,7 +25,6 @@ pub(super) fn lower(cx: &mut Context<'_>, fields: &Fields<'_>) -> BootTest {
                 let command = inner.one("command");
                 test.expectations
                     .extend(command.map(|command| Expectation::Command { command, output }));
-                continue;
             }
             "without" => {
                 let names = inner.many::<&'static str>("check").unwrap_or_default();

@@ -105,7 +105,7 @@ fn main() {
     let second = measure(
         &mut disk,
         "kiln: policy and verify",
-        |disk| drop(verify(&policy(), &[disk.labelled("/")], &options).unwrap()),
+        |disk| drop(verify(&policy(), &[disk.labelled("/")], &options, 20).unwrap()),
         false,
     );
     let setfiles = |disk: &Disk, flags: &[&str]| {

@@ -306,7 +306,7 @@ impl Executor for FakeExecutor {
         let script = String::from_utf8_lossy(user_data).into_owned();
         let token = script.split_whitespace().find(|word| word.starts_with("kiln-user-data-"));
         let token = token.unwrap_or_default().to_owned();
-        let keys = "Authorized keys from /home/fake/.ssh/authorized_keys for user fake+++";
+        let keys = "Authorized keys from /home/fake/.ssh/authorized_keys for user fake+++\n| kiln-boot-test |";
         let shown = if fails { "" } else { &format!("Linux version 0\n{keys}\n{token}\n") };
         writeln!(guest, "{shown}{name} login: ").unwrap();
         Ok(Box::new(FakeMachine { name: name.clone(), id, token, fails, console, guest }))
@@ -357,11 +357,19 @@ impl Running for FakeMachine {
             command.replace("echo ", "")
         };
         let code = i32::from(self.fails && !command.contains("kiln-"));
-        Session::Ran { code: Some(code), output }
+        Session::Ran { code: Some(code), output, said: String::new() }
+    }
+
+    fn host_keys(&self) -> BTreeSet<String> {
+        [format!("ssh-rsa {}", self.id)].into()
+    }
+
+    fn said(&self) -> String {
+        String::new()
     }
 
     fn labels(&mut self, _: SystemTime) -> Result<BootLabels, Fault> {
-        Ok(BootLabels { files: 1, changed: Vec::new(), mismatches: 0 })
+        Ok(BootLabels { files: 1, ..BootLabels::default() })
     }
 
     fn close(self: Box<Self>) -> Result<(), Fault> {

@@ -7,18 +7,23 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::boot::{Console, Facts, Login, Observed, Ran};
+use crate::boot::{Console, Facts, KEY, Labels, Login, Observed, Ran};
+use crate::causes;
 use crate::execute::machine::{Machine, Running, Session};
 use crate::execute::{Fault, FaultKind};
 use crate::recipe::{BootTest, Expectation};
 
 /// How long a kernel may be silent where another accelerator could be tried.
 const TRIAL: Duration = Duration::from_secs(30);
+/// How often the console is looked at.
+const GLANCE: Duration = Duration::from_millis(200);
 /// How often logging in is tried.
 const ATTEMPT: Duration = Duration::from_secs(4);
 /// How long after the console has a login prompt SSH may still take: a script that fetches keys
 /// tries for two and a half minutes.
-const BEHIND_PROMPT: Duration = Duration::from_secs(180);
+const BEHIND_PROMPT: Duration = Duration::from_mins(3);
+/// How long the guest has to say who has the key, until anybody is tried.
+const UNTOLD: Duration = Duration::from_secs(20);
 /// How long the guest's own first work may take, once one is logged in.
 const FIRST_BOOT: Duration = Duration::from_mins(5);
 /// How long a command of a recipe may take.
@@ -69,8 +74,10 @@ pub(super) struct Plan<'a> {
     pub(super) key: &'a Path,
     /// What its user data writes.
     pub(super) token: String,
-    /// Whether it is given up where its kernel is silent.
+    /// Whether all machines are given up where none shows a sign of life.
     pub(super) trial: bool,
+    /// Whether any of the machines has shown one.
+    pub(super) alive: &'a AtomicBool,
     /// Whether the labels on its disk are looked at.
     pub(super) labels: bool,
 }
@@ -138,25 +145,31 @@ impl Watch<'_> {
         plan: &Plan<'_>,
         running: &mut dyn Running,
     ) -> Result<Option<Observed>, Fault> {
-        const GLANCE: Duration = Duration::from_millis(200);
         let started = Instant::now();
         let prefix = format!("{}| ", self.machine.instance.name);
         let reader = Reader::start(running, prefix, self.lines.clone())?;
         let deadline = started + plan.test.timeout;
         let mut attempts = Attempts::new(plan, started);
+        let mut kernel_after = None;
         let login = loop {
             let now = Instant::now();
+            if kernel_after.is_none() && reader.look(Console::shows_kernel) {
+                kernel_after = Some(now - started);
+            }
+            if kernel_after.is_some() || attempts.answered || reader.look(Console::shows_login) {
+                plan.alive.store(true, Ordering::SeqCst);
+            }
+            let silent = plan.trial && !plan.alive.load(Ordering::SeqCst);
             if reader.has_ended() {
+                if silent {
+                    return Ok(None);
+                }
                 if reader.look(|console| console.text().is_empty()) {
-                    return Err(died_at_once());
+                    return Err(died_at_once(running));
                 }
                 break attempts.given_up("the machine was switched off");
             }
-            if plan.trial
-                && now - started > TRIAL
-                && !reader.look(Console::shows_kernel)
-                && !attempts.answered
-            {
+            if silent && now - started > TRIAL {
                 return Ok(None);
             }
             if now > deadline || attempts.is_hopeless(&reader, now) {
@@ -170,15 +183,16 @@ impl Watch<'_> {
                 break entered;
             }
         };
-        let (facts, commands) = match &login {
-            Login::Entered(user) => inside(plan, running, user),
-            _ => Default::default(),
-        };
-        let labels = if plan.labels && matches!(login, Login::Entered(_)) {
-            Some(running.labels(self.since)?)
-        } else {
-            None
-        };
+        let (mut facts, mut commands, mut labels) = Default::default();
+        if let Login::Entered(user) = &login {
+            (facts, commands) = inside(plan, running, user, deadline);
+            if let Some(facts) = &mut facts {
+                let facts: &mut Facts = facts;
+                facts.host_keys.extend(running.host_keys());
+            }
+            wait_for_texts(plan, &reader, deadline);
+            labels = plan.labels.then(|| self.labels(plan, running, user)).transpose()?;
+        }
         Ok(Some(Observed {
             source: self.machine.instance.source,
             name: self.machine.instance.name.clone(),
@@ -188,15 +202,45 @@ impl Watch<'_> {
             facts,
             commands,
             labels,
-            watched: started.elapsed(),
+            kernel_after,
         }))
+    }
+
+    /// What the labels on the disk are like; a disk that does not let itself be looked at says
+    /// something about the guest.
+    fn labels(
+        &self,
+        plan: &Plan<'_>,
+        running: &mut dyn Running,
+        user: &str,
+    ) -> Result<Result<Labels, String>, Fault> {
+        // What the guest has not written yet is not on its disk.
+        let _ = running.session(user, plan.key, "sync", COMMAND);
+        match running.labels(self.since) {
+            Err(fault) if fault.kind == FaultKind::Step => Ok(Err(causes::in_one_line(&fault))),
+            other => other.map(Ok),
+        }
     }
 }
 
-fn died_at_once() -> Fault {
+/// Waits for what the recipe wants to see on the console: it may come long after one can log in.
+fn wait_for_texts(plan: &Plan<'_>, reader: &Reader, deadline: Instant) {
+    let shown = |console: &Console| {
+        plan.test.expectations.iter().all(|expectation| match expectation {
+            Expectation::Console(text) => console.shows(text),
+            Expectation::Command { .. } => true,
+        })
+    };
+    while !reader.look(shown) && !reader.has_ended() && Instant::now() < deadline {
+        std::thread::sleep(GLANCE);
+    }
+}
+
+fn died_at_once(running: &dyn Running) -> Fault {
     let message = "the machine ended before it showed anything";
     Fault::new(FaultKind::Host, "kiln::engine::machine_gone", message)
-        .with_help("`kiln doctor` says whether QEMU is there; try again")
+        .with_help("what QEMU says follows the message, where it says anything")
+        .and_said(&running.said())
 }
 
 /// Attempts to log in.
@@ -236,15 +280,16 @@ impl<'a> Attempts<'a> {
     /// Whom the guest, or the recipe, says to have the key; else everybody in question, once the
     /// guest had some time to say so.
     fn users(&self, reader: &Reader, now: Instant) -> Vec<String> {
-        let told = reader.look(Console::keys).map(|(_, user)| user);
-        if let Some(user) = told.or_else(|| self.plan.test.user.clone()) {
-            return vec![user];
+        let told = reader.look(|console| console.keys(KEY)).into_iter().map(|(_, user)| user);
+        let mut users: Vec<String> = self.plan.test.user.iter().cloned().chain(told).collect();
+        users.dedup();
+        if users.is_empty() {
+            let patient = self.prompt.is_some_and(|prompt| now - prompt > UNTOLD);
+            // Any user tells whether a server answers.
+            let count = if patient { USERS.len() } else { 1 };
+            users.extend(USERS[..count].iter().map(|&user| user.to_owned()));
         }
-        const PATIENCE: Duration = Duration::from_secs(20);
-        let patient = self.prompt.is_some_and(|prompt| now - prompt > PATIENCE);
-        // Any user tells whether a server answers.
-        let count = if patient { USERS.len() } else { 1 };
-        USERS[..count].iter().map(|&user| user.to_owned()).collect()
+        users
     }
 
     fn attempt(
@@ -256,7 +301,7 @@ impl<'a> Attempts<'a> {
         const TIME: Duration = Duration::from_secs(30);
         for user in self.users(reader, now) {
             match running.session(&user, self.plan.key, "echo kiln-session", TIME) {
-                Session::Ran { code: Some(0), output } if output.contains("kiln-session") => {
+                Session::Ran { code: Some(0), output, .. } if output.contains("kiln-session") => {
                     return Some(Login::Entered(user));
                 }
                 // As cloud-init makes it for root: a session that only says who one should be.
@@ -276,25 +321,28 @@ impl<'a> Attempts<'a> {
     }
 }
 
-/// What a session in the guest shows.
-fn inside(plan: &Plan<'_>, running: &mut dyn Running, user: &str) -> (Option<Facts>, Vec<Ran>) {
-    let facts = match running.session(user, plan.key, FACTS, FIRST_BOOT + COMMAND) {
-        Session::Ran { output, .. } => Facts::read(&output),
-        _ => None,
-    };
-    let mut commands = Vec::new();
-    for expectation in &plan.test.expectations {
-        let Expectation::Command { command, .. } = expectation else { continue };
-        commands.push(match running.session(user, plan.key, command, COMMAND) {
-            Session::Ran { code, output } => Ran { code, output },
-            Session::Refused(said) | Session::NoAnswer(said) => {
-                Ran { code: Some(255), output: said }
+/// What sessions in the guest show. One that is lost is tried again.
+fn inside(
+    plan: &Plan<'_>,
+    running: &mut dyn Running,
+    user: &str,
+    deadline: Instant,
+) -> (Option<Facts>, Vec<Ran>) {
+    let mut session = |command: &str, time: Duration| {
+        loop {
+            match running.session(user, plan.key, command, time) {
+                Session::Ran { code, output, said } => return Ran { code, output, said },
+                Session::Refused(said) | Session::NoAnswer(said) if Instant::now() > deadline => {
+                    return Ran { code: Some(255), output: String::new(), said };
+                }
+                Session::Refused(_) | Session::NoAnswer(_) => std::thread::sleep(ATTEMPT),
             }
-        });
-    }
-    if plan.labels {
-        // What the guest has not written yet is not on its disk.
-        let _ = running.session(user, plan.key, "sync", COMMAND);
-    }
-    (facts, commands)
+        }
+    };
+    let facts = Facts::read(&session(FACTS, FIRST_BOOT + COMMAND).output);
+    let commands = plan.test.expectations.iter().filter_map(|expectation| match expectation {
+        Expectation::Console(_) => None,
+        Expectation::Command { command, .. } => Some(session(command, COMMAND)),
+    });
+    (facts, commands.collect())
 }

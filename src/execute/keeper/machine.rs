@@ -5,28 +5,36 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
+use rustix::io::Errno;
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, kill_process, prlimit, wait};
 
 use super::{Keeper, confused, host, mount_fault, seal_fault};
 use crate::boot::{Instance, Labels};
 use crate::disk::mounts::{Mounted, Place};
 use crate::disk::places;
-use crate::execute::machine::{self, INSTANCE_VARIABLE, Inherited, Machine};
+use crate::execute::machine::{self, Accelerator, INSTANCE_VARIABLE, Inherited, Machine};
 use crate::execute::{Fault, FaultKind};
 use crate::files::{self, Context, FileError};
 use crate::guest::error::escaped;
-use crate::recipe::BootFirmware;
+use crate::guest::selinux::verify::Mismatch;
+use crate::recipe::{BootFirmware, MetadataSource};
 use crate::seal;
 
 /// The user and the group of no rights. Source: nobody(5) of systemd's "Users, Groups, UIDs and
 /// GIDs".
 const NOBODY: u32 = 65534;
+/// Most bytes of user data of which the service tells. Source: `MAX_USERDATA_SIZE` of Nova.
+const MAX_USER_DATA: usize = 65_535;
+/// Most files with another label that are looked at, and most that are named.
+const MISMATCHES: usize = 100_000;
+const NAMED: usize = 20;
 /// Bytes at the start of a disk that hold what a BIOS runs. Source: the layout of an MBR.
 const BOOT_CODE: usize = 440;
 
@@ -47,7 +55,7 @@ impl Keeper {
         program: &'static str,
         machine: &Machine,
         console: OwnedFd,
-    ) -> Result<std::process::Child, Fault> {
+    ) -> Result<Held, Fault> {
         let of_host = |error: FileError| host(&error);
         let device = self.device()?.path();
         let mut disk = OpenOptions::new()
@@ -65,35 +73,38 @@ impl Keeper {
         let own = Path::new("/proc/self/exe");
         let own = File::open(own).context("open", own).map_err(of_host)?;
         let inherited = [Some(disk.as_fd()), seed.as_ref().map(File::as_fd), Some(own.as_fd())];
-        pass_on(&inherited, true).context("pass on", device).map_err(of_host)?;
         let numbers = Inherited {
             disk: disk.as_raw_fd(),
             seed: seed.as_ref().map(AsRawFd::as_raw_fd),
             program: own.as_raw_fd(),
         };
-        let instance = serde_json::to_string(&machine.instance).expect("an instance is plain data");
-        // Whoever may use KVM is a group; without it, or without KVM, nobody's own will do.
-        let group = std::fs::metadata("/dev/kvm").map_or(NOBODY, |meta| meta.gid());
+        let second = console.try_clone().context("share", Path::new("a console"));
+        let group = match machine.accelerator {
+            Accelerator::Kvm => machine::kvm_group().unwrap_or(NOBODY),
+            Accelerator::Tcg => NOBODY,
+        };
+        let mut command = Command::new(program);
+        command
+            .args(machine::arguments(machine, uefi, numbers))
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .envs(service_of(&machine.instance)?)
+            .current_dir("/")
+            .uid(NOBODY)
+            .gid(group)
+            .stdin(Stdio::from(second.map_err(of_host)?))
+            .stdout(Stdio::from(console));
         // From here on no program of the host has more rights than whoever starts it.
         rustix::thread::set_no_new_privs(true)
             .map_err(std::io::Error::from)
             .context("give up privileges for", Path::new(program))
             .map_err(of_host)?;
-        let second = console.try_clone().context("share", Path::new("a console"));
-        let child = Command::new(program)
-            .args(machine::arguments(machine, uefi, numbers))
-            .env_clear()
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env(INSTANCE_VARIABLE, instance)
-            .current_dir("/")
-            .uid(NOBODY)
-            .gid(group)
-            .stdin(Stdio::from(second.map_err(of_host)?))
-            .stdout(Stdio::from(console))
-            .spawn();
+        pass_on(&inherited, true).context("pass on", device).map_err(of_host)?;
+        let child = command.spawn();
         // No other program that the keeper starts gets them.
         pass_on(&inherited, false).context("keep", device).map_err(of_host)?;
-        child.context("run", Path::new(program)).map_err(of_host)
+        let child = child.context("run", Path::new(program)).map_err(of_host)?;
+        Held::new(&child).context("limit", Path::new(program)).map_err(of_host)
     }
 
     /// The second disk of an instance, where it has one.
@@ -114,9 +125,8 @@ impl Keeper {
 
     /// Ends the machine, if there is one.
     pub(super) fn halt(&mut self) -> Result<(), Fault> {
-        let Some(mut machine) = self.machine.take() else { return Ok(()) };
-        let ended = machine.kill().and_then(|()| machine.wait());
-        ended.context("end", Path::new("the machine")).map(drop).map_err(|error| host(&error))
+        let Some(machine) = self.machine.take() else { return Ok(()) };
+        machine.end().context("end", Path::new("the machine")).map_err(|error| host(&error))
     }
 
     /// Ends the machine, and holds the labels of its disk against the guest's policy.
@@ -132,7 +142,10 @@ impl Keeper {
         let mounted = mounted.map_err(|error| mount_fault(&error))?;
         let policy = seal::policy(&root).map_err(|error| seal_fault(&error));
         mounted.unmount().map_err(|error| mount_fault(&error))?;
-        let Some(policy) = policy? else { return Ok(Labels::default()) };
+        let Some(policy) = policy? else {
+            let message = "the guest has no SELinux policy any more";
+            return Err(Fault::new(FaultKind::Step, "kiln::execute::policy_gone", message));
+        };
         let labelled: Vec<Place> = places.mounted.into_iter().filter(Place::holds_labels).collect();
         self.alone(&labelled, true, |systems| {
             let roots: Vec<(Place, OwnedFd)> = systems
@@ -141,13 +154,21 @@ impl Keeper {
                 .collect::<std::io::Result<_>>()
                 .context("share", Path::new("a directory"))
                 .map_err(|error| host(&error))?;
-            let found = seal::mismatches(&policy, systems).map_err(|error| seal_fault(&error))?;
-            let changed = found.mismatches.iter().filter(|mismatch| {
-                roots.iter().any(|(place, root)| was_there(root, place, &mismatch.path, since))
+            let found = seal::mismatches(&policy, systems, MISMATCHES);
+            let found = found.map_err(|error| seal_fault(&error))?;
+            let shown = |path: &[u8]| escaped(&String::from_utf8_lossy(path));
+            let (changed, made): (Vec<_>, Vec<_>) = found.mismatches.iter().partition(|found| {
+                roots.iter().any(|(place, root)| was_there(root, place, &found.path, since))
             });
-            let changed = changed.map(|found| escaped(&String::from_utf8_lossy(&found.path)));
-            let changed = changed.collect();
-            Ok(Labels { files: found.files, changed, mismatches: found.mismatched })
+            let name = |found: Vec<&Mismatch>| {
+                found.into_iter().take(NAMED).map(|found| shown(&found.path)).collect()
+            };
+            Ok(Labels {
+                files: found.files,
+                changed: name(changed),
+                made: name(made),
+                mismatches: found.mismatched,
+            })
         })
     }
 }
@@ -172,6 +193,54 @@ fn pass_on(descriptors: &[Option<BorrowedFd<'_>>], passed: bool) -> std::io::Res
     Ok(())
 }
 
+/// What tells the processes that answer for the metadata service what to say.
+fn service_of(instance: &Instance) -> Result<Option<(&'static str, String)>, Fault> {
+    if instance.source != MetadataSource::Service {
+        return Ok(None);
+    }
+    if instance.user_data.len() > MAX_USER_DATA {
+        let bytes = instance.user_data.len();
+        let message = format!("the metadata service takes 65,535 bytes of user data, not {bytes}");
+        return Err(Fault::new(FaultKind::Step, "kiln::execute::seed", message)
+            .with_help("Nova takes no more either; a seed of `nocloud` does"));
+    }
+    let text = serde_json::to_string(instance).expect("an instance is plain data");
+    Ok(Some((INSTANCE_VARIABLE, text)))
+}
+
+/// A machine that runs, and whoever waits for it and for what it starts: the keeper is the first
+/// process of its namespace, and so the parent of all processes whose own is gone.
+pub(super) struct Held {
+    machine: Pid,
+    reaper: JoinHandle<()>,
+}
+
+impl Held {
+    fn new(child: &Child) -> std::io::Result<Self> {
+        let machine = Pid::from_child(child);
+        for (resource, most) in [(Resource::Nofile, 1024), (Resource::Nproc, 512)] {
+            let limit = Rlimit { current: Some(most), maximum: Some(most) };
+            prlimit(Some(machine), resource, limit)?;
+        }
+        let reaper = std::thread::spawn(|| {
+            // Until there is no child any more.
+            while let Ok(_) | Err(Errno::INTR) = wait(WaitOptions::empty()) {}
+        });
+        Ok(Self { machine, reaper })
+    }
+
+    fn end(self) -> std::io::Result<()> {
+        match kill_process(self.machine, Signal::KILL) {
+            // It ended by itself, and has been waited for; in this namespace no other process has
+            // had its number since, as none was started.
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // With the machine, every connection to the service ends.
+        self.reaper.join().map_err(|_| std::io::Error::other("its reaper panicked"))
+    }
+}
+
 /// Whether an inode of a mounted file system was made before a moment. `path` is that in the guest,
 /// and no link on it is followed.
 fn was_there(root: &OwnedFd, place: &Place, path: &[u8], since: SystemTime) -> bool {
@@ -189,5 +258,6 @@ fn was_there(root: &OwnedFd, place: &Place, path: &[u8], since: SystemTime) -> b
     };
     let known = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::BTIME);
     let born = u64::try_from(found.stx_btime.tv_sec).map(Duration::from_secs);
-    known && born.is_ok_and(|born| SystemTime::UNIX_EPOCH + born < since)
+    // Where it is not known, it is none of what the boot made.
+    !known || born.is_ok_and(|born| SystemTime::UNIX_EPOCH + born < since)
 }

@@ -15,9 +15,7 @@ use rayon::prelude::*;
 
 use super::matcher::LookupError;
 use super::naive::Naive;
-use super::{
-    Expected, FileKind, FsInodes, LabelledFs, Policy, RelabelOptions, SHOWN, shown, xattr,
-};
+use super::{Expected, FileKind, FsInodes, LabelledFs, Policy, RelabelOptions, shown, xattr};
 use crate::digest::Digest;
 
 /// Names that are looked up together.
@@ -43,7 +41,7 @@ pub struct VerifyReport {
     pub files: u64,
     /// How many have another label than they should; those without a label among them.
     pub mismatched: u64,
-    /// The first of them in byte order, at most [`SHOWN`].
+    /// The first of them in byte order, at most as many as were asked for.
     pub mismatches: Vec<Mismatch>,
     /// How many should have a label and have none.
     pub unlabelled: u64,
@@ -108,7 +106,7 @@ pub enum VerifyError {
 /// Compares the whole context of every inode with what the policy gives to its path.
 ///
 /// Mount each file system afresh, read-only and alone. Of an inode with several names every name
-/// is judged, but where winning paths are among them only those.
+/// is judged, but where winning paths are among them only those. At most `named` mismatches are named.
 ///
 /// # Errors
 /// What cannot be read. A wrong label is no error: it is in the report.
@@ -116,6 +114,7 @@ pub fn verify(
     policy: &Policy,
     filesystems: &[LabelledFs],
     options: &RelabelOptions,
+    named: usize,
 ) -> Result<VerifyReport, VerifyError> {
     let naive = Naive::new(policy.specs());
     let mut report = VerifyReport {
@@ -131,13 +130,13 @@ pub fn verify(
     };
     let prefixes: BTreeSet<&str> = filesystems.iter().map(|fs| fs.prefix.as_str()).collect();
     for fs in filesystems {
-        let mut reading = Reading { policy, naive: &naive, links: BTreeMap::new() };
+        let mut reading = Reading { policy, naive: &naive, named, links: BTreeMap::new() };
         let inodes = read_fs(&mut reading, fs, &prefixes, &mut report)?;
         for names in std::mem::take(&mut reading.links).into_values() {
             let wins = |seen: &&Seen| options.winning_paths.contains(&seen.path);
             let any = names.iter().any(|seen| wins(&seen));
             for seen in names.iter().filter(|seen| !any || wins(seen)) {
-                count(policy, &mut report, seen);
+                count(policy, named, &mut report, seen);
             }
         }
         report.filesystems.push(FsInodes { prefix: fs.prefix.clone(), inodes });
@@ -148,6 +147,7 @@ pub fn verify(
 struct Reading<'a> {
     policy: &'a Policy,
     naive: &'a Naive<'a>,
+    named: usize,
     /// Names of inodes with several, by inode number.
     links: BTreeMap<u64, Vec<Seen<'a>>>,
 }
@@ -244,13 +244,13 @@ impl<'a> Reading<'a> {
         let seen = batch.par_iter().map(|name| self.look(name)).collect::<Result<Vec<_>, _>>()?;
         batch.clear();
         for seen in &seen {
-            count(self.policy, report, seen);
+            count(self.policy, self.named, report, seen);
         }
         Ok(())
     }
 }
 
-fn count(policy: &Policy, report: &mut VerifyReport, seen: &Seen<'_>) {
+fn count(policy: &Policy, named: usize, report: &mut VerifyReport, seen: &Seen<'_>) {
     let expected = match seen.expected {
         Expected::None => return report.none += 1,
         Expected::NoMatch => return report.unmatched += 1,
@@ -266,9 +266,9 @@ fn count(policy: &Policy, report: &mut VerifyReport, seen: &Seen<'_>) {
     let found =
         seen.found.as_deref().map(|found| found.strip_suffix(b"\0").unwrap_or(found).to_vec());
     let at = report.mismatches.partition_point(|other| other.path < seen.path);
-    if at < SHOWN {
+    if at < named {
         let mismatch = Mismatch { path: seen.path.clone(), found, expected: expected.to_owned() };
         report.mismatches.insert(at, mismatch);
-        report.mismatches.truncate(SHOWN);
+        report.mismatches.truncate(named);
     }
 }
