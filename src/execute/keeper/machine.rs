@@ -94,8 +94,7 @@ impl Keeper {
             .gid(group)
             .stdin(Stdio::from(second.map_err(of_host)?))
             .stdout(Stdio::from(console));
-        // From here on no program of the host has more rights than whoever starts it.
-        rustix::thread::set_no_new_privs(true)
+        give_up()
             .map_err(std::io::Error::from)
             .context("give up privileges for", Path::new(program))
             .map_err(of_host)?;
@@ -104,7 +103,7 @@ impl Keeper {
         // No other program that the keeper starts gets them.
         pass_on(&inherited, false).context("keep", device).map_err(of_host)?;
         let child = child.context("run", Path::new(program)).map_err(of_host)?;
-        Held::new(&child).context("limit", Path::new(program)).map_err(of_host)
+        Ok(Held::new(&child))
     }
 
     /// The second disk of an instance, where it has one.
@@ -193,6 +192,15 @@ fn pass_on(descriptors: &[Option<BorrowedFd<'_>>], passed: bool) -> std::io::Res
     Ok(())
 }
 
+/// From here on no program that the keeper starts has more rights than whoever starts it, and what a
+/// guest makes its machine do takes neither all processes of the host nor all its descriptors.
+fn give_up() -> rustix::io::Result<()> {
+    for (resource, most) in [(Resource::Nofile, 1024), (Resource::Nproc, 512)] {
+        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
+    }
+    rustix::thread::set_no_new_privs(true)
+}
+
 /// What tells the processes that answer for the metadata service what to say.
 fn service_of(instance: &Instance) -> Result<Option<(&'static str, String)>, Fault> {
     if instance.source != MetadataSource::Service {
@@ -216,17 +224,12 @@ pub(super) struct Held {
 }
 
 impl Held {
-    fn new(child: &Child) -> std::io::Result<Self> {
-        let machine = Pid::from_child(child);
-        for (resource, most) in [(Resource::Nofile, 1024), (Resource::Nproc, 512)] {
-            let limit = Rlimit { current: Some(most), maximum: Some(most) };
-            prlimit(Some(machine), resource, limit)?;
-        }
+    fn new(child: &Child) -> Self {
         let reaper = std::thread::spawn(|| {
             // Until there is no child any more.
             while let Ok(_) | Err(Errno::INTR) = wait(WaitOptions::empty()) {}
         });
-        Ok(Self { machine, reaper })
+        Self { machine: Pid::from_child(child), reaper }
     }
 
     fn end(self) -> std::io::Result<()> {
