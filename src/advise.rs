@@ -38,8 +38,9 @@ pub struct ConfigError {
 }
 
 impl Options {
-    /// What a `nova.conf` says about them; the rest are nova's defaults. They stand in `[DEFAULT]`,
-    /// and all but the first since Victoria in `[image_cache]`; the later section wins.
+    /// What a `nova.conf` says about them; the rest are nova's defaults. The first stands in
+    /// `[DEFAULT]`. The others stand in `[image_cache]` since Ussuri, which reads them also where they
+    /// stood before, the last in `[libvirt]` and the two between in `[DEFAULT]`; the new section wins.
     ///
     /// # Errors
     /// The first value that is none of its option.
@@ -58,9 +59,11 @@ impl Options {
                 continue;
             }
             let found = (number + 1, name.trim().to_owned(), value.trim().to_owned());
+            let is_resized = found.1 == "remove_unused_resized_minimum_age_seconds";
             match section.as_str() {
-                "DEFAULT" => options.set(&found)?,
-                "image_cache" => grouped.push(found),
+                "DEFAULT" if !is_resized => options.set(&found)?,
+                "libvirt" if is_resized => options.set(&found)?,
+                "image_cache" if found.1 != "preallocate_images" => grouped.push(found),
                 _ => {}
             }
         }
@@ -109,6 +112,17 @@ pub struct Subject {
     pub virtual_size: Option<u64>,
     /// What the last output takes on this host in bytes, where there is one.
     pub stored: Option<u64>,
+    /// Under which rules `kiln publish` deletes it from Glance, one for each cloud.
+    pub kept: Vec<Kept>,
+}
+
+/// When `kiln publish` deletes a superseded image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// `keep-old`, in seconds.
+    pub old: u64,
+    /// `keep-last`.
+    pub last: usize,
 }
 
 /// The advice as a text. `every` is how often the images are built again, in seconds.
@@ -119,7 +133,7 @@ pub fn nova(options: Options, subjects: &[Subject], every: Option<u64>) -> Strin
         text.push_str(&paragraph);
         text.push('\n');
     }
-    text.push_str(&stay(options));
+    text.push_str(&stay(options, subjects));
     text
 }
 
@@ -216,7 +230,7 @@ fn removal(options: Options, subjects: &[Subject], every: Option<u64>) -> String
     text
 }
 
-fn stay(options: Options) -> String {
+fn stay(options: Options, subjects: &[Subject]) -> String {
     let age = if options.remove { options.original } else { 0 };
     let mut text = String::from(
         "How long a superseded image must stay in Glance\n  \
@@ -227,6 +241,7 @@ fn stay(options: Options) -> String {
            that nobody starts from it; delete it when `openstack server list --all-projects --image\n  \
            ID` is empty.\n",
     );
+    text.push_str(&published(subjects));
     if age > 0 {
         writeln!(
             text,
@@ -240,6 +255,30 @@ fn stay(options: Options) -> String {
         "  Restart nova-compute where an option was changed. Look at /var/lib/nova/instances/_base/,\n  \
            and for `Removable base files` in nova-compute's log.\n",
     );
+    text
+}
+
+/// What `kiln publish` does about that by the rules of the recipes.
+fn published(subjects: &[Subject]) -> String {
+    let mut text = String::new();
+    for subject in subjects {
+        for Kept { old, last } in &subject.kept {
+            writeln!(
+                text,
+                "  {}: `kiln publish` deletes it {} after it was superseded, once {last} {} superseded later.",
+                subject.name,
+                period(*old),
+                if *last == 1 { "other was" } else { "others were" }
+            )
+            .expect("a string");
+        }
+    }
+    if !text.is_empty() {
+        text.push_str(
+            "  `kiln publish` does not ask nova which instances there are: let `keep-old` be longer than\n  \
+               an instance lives.\n",
+        );
+    }
     text
 }
 
@@ -272,11 +311,18 @@ mod tests {
         let text = "[DEFAULT]\n# remove_unused_base_images = False\npreallocate_images=space\n\
                     remove_unused_original_minimum_age_seconds = 7\n[libvirt]\n\
                     preallocate_images = none\n[image_cache]\n\
+                    preallocate_images = none\n\
                     remove_unused_original_minimum_age_seconds: 604800\n";
         let options = Options::of_config(text).unwrap();
         let expected = Options { preallocate: true, original: 604_800, ..Options::default() };
         assert_eq!(options, expected);
         assert_eq!(Options::of_config("").unwrap(), Options::default());
+        let resized = |text: &str| Options::of_config(text).unwrap().resized;
+        let line = "remove_unused_resized_minimum_age_seconds = 7\n";
+        assert_eq!(resized(&format!("[libvirt]\n{line}")), 7, "where it stood before Ussuri");
+        assert_eq!(resized(&format!("[DEFAULT]\n{line}")), 3_600, "where it never stood");
+        let both = format!("[image_cache]\n{line}[libvirt]\n{}", line.replace('7', "8"));
+        assert_eq!(resized(&both), 7);
         let error = Options::of_config("[DEFAULT]\npreallocate_images = all\n").unwrap_err();
         assert_eq!((error.line, error.name), (2, "preallocate_images"));
     }
@@ -288,8 +334,9 @@ mod tests {
                 name: "web".to_owned(),
                 virtual_size: Some(4 << 30),
                 stored: Some(400 << 20),
+                kept: vec![Kept { old: 172_800, last: 1 }],
             },
-            Subject { name: "db".to_owned(), virtual_size: None, stored: None },
+            Subject { name: "db".to_owned(), virtual_size: None, stored: None, kept: Vec::new() },
         ];
         let daily = nova(Options::default(), &subjects, Some(6 * 3_600));
         let space = Options { preallocate: true, resized: 172_800, ..Options::default() };

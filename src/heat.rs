@@ -5,24 +5,26 @@
 //! `OS::Heat::WaitCondition` of its resource reference.
 
 mod commands;
-
-use std::collections::BTreeMap;
+mod lint;
 
 use crate::mistake::Mistake;
-use crate::recipe::{Heat, Image, Server, Through, UserData, Wait};
+use crate::recipe::{Heat, Server, Through, UserData, Wait};
 use crate::user_data::{self, Audience, Document, File, NOTIFY};
-use crate::workspace::Workspace;
 use crate::yaml::Yaml;
 
 pub use commands::{Client, commands};
+pub use lint::{check, lint};
 
 const VERSION: &str = "2016-10-14";
+/// Most that a command of Heat's takes in place of the word that stands for it, in bytes: an address
+/// with a signature, or a token of Keystone.
+const COMMAND: usize = 512;
 
 /// Whom the user data of a template is for.
 #[must_use]
 pub fn audience(heat: &Heat) -> Audience {
     match heat.wait {
-        Some(Wait { count, span, .. }) => Audience::Waiting { count, span },
+        Some(Wait { count, through, span, .. }) => Audience::Waiting { count, through, span },
         None => Audience::Stack,
     }
 }
@@ -163,84 +165,10 @@ fn outputs(heat: &Heat) -> Yaml {
 /// As [`user_data::document`]; where nova would refuse it.
 pub fn document(heat: &Heat, user_data: &UserData<File>) -> Result<Document, Vec<Mistake>> {
     let document = user_data::document(user_data, audience(heat))?;
-    match user_data::too_large(user_data, &document) {
+    let text = document.text().unwrap_or_default();
+    let calls = if heat.wait.is_some() { text.matches(NOTIFY).count() } else { 0 };
+    match user_data::too_large(user_data, &document, calls * COMMAND) {
         Some(mistake) => Err(vec![mistake]),
         None => Ok(document),
     }
-}
-
-/// What may be meant otherwise: `images` are those of the workspace.
-#[must_use]
-pub fn lint(heat: &Heat, user_data: Option<&UserData<File>>, images: &[&Image]) -> Vec<Mistake> {
-    let mut lints = Vec::new();
-    if let (Some(wait), None) = (heat.wait, user_data) {
-        let message = "the server has no user data that could say that it is done";
-        lints.push(
-            Mistake::at(wait.span, "kiln::heat::nobody_signals", message, "waits until its end")
-                .help("give the server `user-data`, or remove `wait`")
-                .warning(),
-        );
-    }
-    if let (None, Some(name), Some(files)) = (heat.wait, &heat.server.user_data, user_data)
-        && document(heat, files).is_ok_and(|document| document.notifies())
-    {
-        let message =
-            format!("`{}` calls `{NOTIFY}`, and this stack puts nothing there", name.value);
-        lints.push(
-            Mistake::at(name.span, "kiln::heat::not_waiting", message, "for this server")
-                .help("add `wait` to the template")
-                .warning(),
-        );
-    }
-    let (Some(user_data), Some(name)) = (user_data, &heat.server.image) else { return lints };
-    let image = images.iter().find(|image| image.name.value == name.value);
-    let subscription = image.and_then(|image| image.subscription.as_ref());
-    if let (Some(subscription), Some(package)) = (subscription, user_data.packages().next()) {
-        let message = format!(
-            "`{}` needs a subscription, which its instances do not have: `{package}` may not come",
-            name.value
-        );
-        lints.push(
-            Mistake::at(name.span, "kiln::heat::needs_subscription", message, "this server")
-                .and(subscription.span, "registered for the build only")
-                .help("install the packages into the image, with `install … subscription=#true`")
-                .warning(),
-        );
-    }
-    lints
-}
-
-/// What `kiln check` finds in the user data and the templates of a workspace: mistakes, warnings too.
-#[must_use]
-pub fn check(workspace: &Workspace) -> Vec<Mistake> {
-    let mut found = Vec::new();
-    let mut read = BTreeMap::new();
-    let documents = &workspace.documents;
-    for user_data in &documents.user_data {
-        match user_data::read(workspace, user_data) {
-            Ok(files) => {
-                let document = user_data::document(&files, Audience::Anyone);
-                if let Ok(document) = &document {
-                    found.extend(user_data::too_large(&files, document));
-                    found.extend(user_data::lint(&files, &document.pieces));
-                }
-                found.extend(document.err().unwrap_or_default());
-                read.insert(user_data.name.value.clone(), files);
-            }
-            Err(mistakes) => found.extend(mistakes),
-        }
-    }
-    let images: Vec<&Image> = workspace.graph.images.iter().map(|node| &node.image).collect();
-    for template in &documents.templates {
-        let name = template.server.user_data.as_ref();
-        let user_data = name.and_then(|name| read.get(&name.value));
-        if let Some(user_data) = user_data {
-            found.extend(document(template, user_data).err().unwrap_or_default());
-        }
-        // What could not be read has been told.
-        if name.is_none() || user_data.is_some() {
-            found.extend(lint(template, user_data, &images));
-        }
-    }
-    found
 }

@@ -9,23 +9,30 @@
 mod config;
 mod lint;
 mod mime;
+mod names;
 mod part;
 mod script;
+mod signal;
 
 use std::path::Path;
+
+use serde_json::Value;
 
 use crate::compression;
 use crate::files;
 use crate::inputs::{self, InputError};
 use crate::mistake::Mistake;
-use crate::recipe::{LocalFile, Part, UserData};
+use crate::name::GuestPath;
+use crate::recipe::{LocalFile, Part, Through, UserData};
 use crate::source::{Span, Spanned};
 use crate::workspace::Workspace;
+use crate::yaml;
 
-use self::part::{SCRIPT, bytes, is_told_alone, numbered, piece};
+use self::part::{SCRIPT, is_fetched, is_told_alone, numbered, piece};
 use self::script::Tell;
 
 pub use lint::lint;
+pub use signal::is_given;
 
 /// The most that nova takes, in bytes of Base64 (`MAX_USERDATA_SIZE` of its `compute/api.py`). It
 /// holds whichever way the instance reads it, from the metadata service or from a config drive.
@@ -55,6 +62,8 @@ pub enum Audience {
     Waiting {
         /// How many.
         count: u64,
+        /// Who takes them.
+        through: Through,
         /// Where that is written.
         span: Span,
     },
@@ -65,7 +74,8 @@ pub enum Audience {
 pub struct Piece {
     /// Its media type.
     pub media_type: String,
-    /// Its file name: cloud-init runs scripts in the order of these, so a number comes first.
+    /// Its file name: cloud-init runs scripts in the order of these, so a number comes first, and `z-`
+    /// before it behind a part that cloud-init names parts of.
     pub name: String,
     /// Its content.
     pub content: Vec<u8>,
@@ -94,7 +104,7 @@ impl Document {
     /// Whether a script calls what only Heat puts there.
     #[must_use]
     pub fn notifies(&self) -> bool {
-        self.pieces.iter().any(notifies)
+        self.pieces.iter().any(|piece| signal::holds(&piece.content))
     }
 }
 
@@ -141,7 +151,7 @@ fn bytes_of(root: &Path, relative: &Path) -> Result<Vec<u8>, InputError> {
 /// Every part that cloud-init would not take for what it is meant to be; what is too large.
 pub fn document(user_data: &UserData<File>, audience: Audience) -> Result<Document, Vec<Mistake>> {
     let (pieces, mut mistakes) = pieces(user_data, audience);
-    mistakes.extend(hidden_signals(&pieces, audience));
+    mistakes.extend(signal::faults(user_data, &pieces, audience));
     if !mistakes.is_empty() {
         return Err(mistakes);
     }
@@ -156,17 +166,22 @@ pub fn document(user_data: &UserData<File>, audience: Audience) -> Result<Docume
     Ok(Document { bytes, pieces })
 }
 
-/// Says that nova would refuse a document.
+/// Says that nova would refuse a document, to which somebody adds so many bytes.
 #[must_use]
-pub fn too_large(user_data: &UserData<File>, document: &Document) -> Option<Mistake> {
-    let encoded = document.bytes.len().div_ceil(3) * 4;
+pub fn too_large(user_data: &UserData<File>, document: &Document, added: usize) -> Option<Mistake> {
+    let size = document.bytes.len() + added;
+    let encoded = size.div_ceil(3) * 4;
     if encoded <= LIMIT {
         return None;
     }
+    let beside = if added > 0 {
+        format!(" with the {added} that Heat may put in place of `{NOTIFY}`")
+    } else {
+        String::new()
+    };
     let message = format!(
-        "`{}` is {} bytes, {encoded} in Base64, of which nova takes {LIMIT}",
+        "`{}` is {size} bytes{beside}, {encoded} in Base64, of which nova takes {LIMIT}",
         user_data.name.value,
-        document.bytes.len()
     );
     let help = if user_data.gzip {
         "leave the bulk in the image, or have the instance fetch it with `include`"
@@ -178,36 +193,60 @@ pub fn too_large(user_data: &UserData<File>, document: &Document) -> Option<Mist
     Some(Mistake::at(span, "kiln::user_data::too_large", message, "too large").help(help))
 }
 
+/// The packages that its parts install, also those of files.
+#[must_use]
+pub fn packages(user_data: &UserData<File>) -> Vec<String> {
+    let mut found: Vec<String> = user_data.packages().map(str::to_owned).collect();
+    for part in &user_data.parts {
+        let Part::ConfigFile(file) = &part.value else { continue };
+        let pairs = str::from_utf8(&file.bytes).ok().and_then(yaml::pairs).unwrap_or_default();
+        let listed = pairs.get("packages").and_then(Value::as_array).into_iter().flatten();
+        found.extend(listed.filter_map(|package| {
+            // A name, or a name with a version.
+            let name = package.as_str().or_else(|| package.get(0)?.as_str())?;
+            Some(name.to_owned())
+        }));
+    }
+    found
+}
+
 /// The parts as cloud-init will see them, and what is wrong with them.
 fn pieces(user_data: &UserData<File>, audience: Audience) -> (Vec<Piece>, Vec<Mistake>) {
     let mut mistakes = Vec::new();
     let mut pieces: Vec<Piece> = Vec::new();
-    let tell = teller(user_data, audience);
+    let tell = signal::teller(user_data, audience);
     let last = user_data.parts.iter().rposition(|part| matches!(part.value, Part::Require(_)));
+    // It looks for what all of them require: another may have failed before it.
+    let everything = Part::Require(required(user_data));
+    let mut behind_fetched = false;
     for (number, Spanned { value: part, span }) in user_data.parts.iter().enumerate() {
         // Only the last one knows that all the others have found everything.
         let tell = match tell {
             Tell::Everything if Some(number) != last => Tell::Failure,
             tell => tell,
         };
-        match piece(part, tell) {
-            Ok((media_type, name, content)) => pieces.push(Piece {
-                media_type: media_type.to_owned(),
-                name: numbered(number, &name),
-                content,
-                span: *span,
-                is_own: matches!(part, Part::Require(_)),
-            }),
+        let is_last = tell == Tell::Everything && Some(number) == last;
+        match piece(if is_last { &everything } else { part }, tell) {
+            Ok((media_type, name, content)) => {
+                pieces.push(Piece {
+                    media_type: media_type.to_owned(),
+                    name: numbered(number, &name, behind_fetched),
+                    content,
+                    span: *span,
+                    is_own: matches!(part, Part::Require(_)),
+                });
+                behind_fetched |= is_fetched(media_type);
+            }
             Err(fault) => mistakes.push(fault.mistake(part, *span)),
         }
     }
-    if let Audience::Waiting { count, span } = audience
+    if let Audience::Waiting { count, span, .. } = audience
         && tell == Tell::Everything
     {
         if last.is_none() {
             pieces.push(Piece {
                 media_type: SCRIPT.to_owned(),
-                name: numbered(user_data.parts.len(), "kiln-signal.sh"),
+                name: numbered(user_data.parts.len(), "kiln-signal.sh", behind_fetched),
                 content: script::signal().into_bytes(),
                 span,
                 is_own: true,
@@ -225,48 +264,18 @@ fn pieces(user_data: &UserData<File>, audience: Audience) -> (Vec<Piece>, Vec<Mi
     (pieces, mistakes)
 }
 
-/// What scripts of kiln's own tell Heat: that all is done only where no other script does.
-fn teller(user_data: &UserData<File>, audience: Audience) -> Tell {
-    if !matches!(audience, Audience::Waiting { .. }) {
-        return Tell::Nothing;
-    }
-    let calls = |text: &[u8]| holds(text, NOTIFY);
-    let tells = user_data.parts.iter().any(|part| match &part.value {
-        Part::Script { text, .. } | Part::Boothook(text) => calls(bytes(text)),
-        Part::ConfigFile(file) | Part::Other { file, .. } => calls(&file.bytes),
-        Part::Config(config) => {
-            let of_files = config.files.iter().any(|file| calls(bytes(&file.content)));
-            of_files || config.commands.iter().flatten().any(|word| word.contains(NOTIFY))
+/// Every path that a part requires, once.
+fn required(user_data: &UserData<File>) -> Vec<GuestPath> {
+    let mut paths = Vec::new();
+    for part in &user_data.parts {
+        let Part::Require(more) = &part.value else { continue };
+        for path in more {
+            if !paths.contains(path) {
+                paths.push(path.clone());
+            }
         }
-        Part::Include { .. } | Part::Require(_) => false,
-    });
-    if tells { Tell::Failure } else { Tell::Everything }
-}
-
-fn holds(text: &[u8], wanted: &str) -> bool {
-    text.windows(wanted.len()).any(|window| window == wanted.as_bytes())
-}
-
-fn notifies(piece: &Piece) -> bool {
-    holds(&piece.content, NOTIFY)
-}
-
-/// Calls that Heat could not replace, as their part is sent in Base64.
-fn hidden_signals(pieces: &[Piece], audience: Audience) -> Vec<Mistake> {
-    let alone = matches!(pieces, [piece] if is_told_alone(piece));
-    if !matches!(audience, Audience::Waiting { .. }) || alone {
-        return Vec::new();
     }
-    let hidden =
-        pieces.iter().filter(|piece| notifies(piece) && mime::plain(&piece.content).is_none());
-    hidden
-        .map(|piece| {
-            let message = format!("Heat would not find `{NOTIFY}` in this part");
-            let help = "let it hold ASCII only, in lines of at most 998 characters: everything else \
-                        is sent in Base64";
-            Mistake::at(piece.span, "kiln::heat::hidden_signal", message, "this part").help(help)
-        })
-        .collect()
+    paths
 }
 
 /// A word as a shell takes it. Source: POSIX, "Shell command language", 2.2.2.

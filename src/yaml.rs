@@ -1,19 +1,24 @@
 //! YAML as kiln writes it: texts of several lines stand in literal blocks, as people would write
 //! them, and everything reads back as what it was.
 //!
-//! What a document means is not known here. Reading is for its outermost names only.
+//! What a document means is not known here. Reading is for what others wrote, as `PyYAML` reads it.
 
 use std::collections::BTreeMap;
 
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
-use serde_saphyr::{FlowMap, LitStr};
+use serde_json::Value;
+use serde_saphyr::options::DuplicateKeyPolicy;
+use serde_saphyr::{DoubleQuoted, FlowMap, LitStr};
 
 /// A value; the pairs of a map keep their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Yaml {
     /// A text; one of several lines becomes a literal block wherever a block can hold it.
     Text(String),
+    /// A text in which somebody will put another: a literal block wherever a block can hold it,
+    /// double quotes elsewhere, so that quotes and colons of the other one do no harm.
+    Template(String),
     /// A whole number.
     Number(u64),
     /// `true` or `false`.
@@ -60,7 +65,11 @@ impl Yaml {
 impl Serialize for Yaml {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Text(text) if in_block(text) => LitStr(text).serialize(serializer),
+            Self::Text(text) if text.contains('\n') && in_block(text) => {
+                LitStr(text).serialize(serializer)
+            }
+            Self::Template(text) if in_block(text) => LitStr(text).serialize(serializer),
+            Self::Template(text) => DoubleQuoted(text).serialize(serializer),
             Self::Text(text) => serializer.serialize_str(text),
             Self::Number(number) => serializer.serialize_u64(*number),
             Self::Flag(flag) => serializer.serialize_bool(*flag),
@@ -92,12 +101,17 @@ fn in_block(text: &str) -> bool {
     };
     // Of blank lines alone nobody could say how far they are indented.
     let is_blank = text.trim_start_matches(['\n', ' ', '\t']).is_empty();
-    text.contains('\n') && !is_blank && text.chars().all(fits)
+    !is_blank && text.chars().all(fits)
 }
 
-/// The outermost names of a document; `None` if it is no mapping, or no YAML.
+/// The outermost names of a document and their values; `None` if it is no mapping, or no YAML. As for
+/// `PyYAML`, the last of several values of a name counts, and bytes need not be text: they are left in
+/// their Base64.
 #[must_use]
-pub fn names(text: &str) -> Option<Vec<String>> {
-    let map: BTreeMap<String, serde_json::Value> = serde_saphyr::from_str(text).ok()?;
-    Some(map.into_keys().collect())
+pub fn pairs(text: &str) -> Option<BTreeMap<String, Value>> {
+    let options = serde_saphyr::options! {
+        duplicate_keys: DuplicateKeyPolicy::LastWins,
+        ignore_binary_tag_for_string: true,
+    };
+    serde_saphyr::from_str_with_options(text, options).ok()
 }

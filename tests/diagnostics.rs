@@ -150,6 +150,7 @@ fn mistakes_in_several_files() {
 whole! {
     bad_parts: "user-data \"a\" {\n    script\n    script \"a.sh\" text=\"x\"\n    script \"a.sh\" \"b.sh\"\n    cloud-config\n    cloud-config file=\"a\" {\n        reboot\n    }\n    part \"a\"\n    part \"a\" type=\"multipart/mixed\"\n    include \"http;//x\"\n    packages \"a\"\n}\n";
     bad_config: "user-data \"a\" {\n    cloud-config {\n        file \"/a\"\n        file \"/a\" \"b\" source=\"c\"\n        file \"/a\" \"b\" \"c\"\n        hostname \"a\"\n        hostname \"b\"\n        key \"no key\"\n        package \"a\"\n    }\n}\n";
+    owner_by_number: "user-data \"a\" {\n    cloud-config {\n        file \"/a\" \"b\" owner=\"33:www-data\"\n        file \"/a\" \"b\" owner=\"0:100\"\n    }\n}\n";
     no_parts: "user-data \"a\" {\n}\n";
     no_server: "heat \"a\" {\n    wait\n}\n";
     bad_server: "heat \"a\" {\n    server image=\"a\" image-name=\"b\" key=\"c\"\n    server\n    wait timeout=\"13h\"\n}\nheat \"b\" {\n    server\n    wait count=2000\n}\n";

@@ -7,6 +7,8 @@ mod servers;
 
 #[path = "user_data/commands.rs"]
 mod commands;
+#[path = "user_data/configs.rs"]
+mod configs;
 #[path = "user_data/documents.rs"]
 mod documents;
 #[path = "user_data/live.rs"]

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 
 use super::{CliError, Place};
-use crate::advise::{self, Options, Subject};
+use crate::advise::{self, Kept, Options, Subject};
 use crate::files;
 use crate::graph::ImageNode;
-use crate::recipe::{Base, OutputFormat};
+use crate::recipe::{Base, OutputFormat, Publish};
 use crate::workspace::{Workspace, WorkspaceError};
 
 /// Largest `nova.conf`, in bytes.
@@ -114,7 +114,12 @@ fn subject(workspace: &Workspace, node: &ImageNode) -> Subject {
         name: image.name.value.to_string(),
         virtual_size: built.map(|(size, _)| size).or_else(|| declared(workspace, node)),
         stored: built.map(|(_, stored)| stored),
+        kept: image.publish.iter().map(kept).collect(),
     }
+}
+
+fn kept(publish: &Publish) -> Kept {
+    Kept { old: publish.keep_old.as_secs(), last: publish.keep_last }
 }
 
 /// The size that recipes say, of the image or of the nearest one below it.

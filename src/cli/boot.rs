@@ -13,7 +13,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use super::build::on_interrupt;
 use super::check_image::{Scratch, Subject, format_of};
-use super::user_data::plain;
+use super::user_data::{Reader, plain};
 use super::{CliError, Place};
 use crate::boot::{Console, Instance};
 use crate::engine::{disk_size, foreign, free_ports};
@@ -188,7 +188,13 @@ impl Boot {
     fn user_data(&self, place: &Place) -> Result<Vec<u8>, CliError> {
         let Some(path) = &self.user_data else { return Ok(Vec::new()) };
         match path.to_str().filter(|_| !path.is_file()) {
-            Some(name) => Ok(plain(&place.workspace()?, name)?.bytes),
+            Some(name) => {
+                let reader = match self.metadata {
+                    SourceArgument::Nocloud => Reader::Seed,
+                    SourceArgument::ConfigDrive | SourceArgument::Service => Reader::Nova,
+                };
+                Ok(plain(&place.workspace()?, name, reader)?.bytes)
+            }
             None => Ok(std::fs::read(path).context("read", path)?),
         }
     }

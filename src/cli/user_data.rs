@@ -83,7 +83,7 @@ impl UserDataCommand {
         let files = read(&workspace, &self.name)?;
         let document = document(&workspace, &files)?;
         let told = |mistake| Mistakes::new(vec![mistake], &workspace.sources);
-        if let Some(mistake) = user_data::too_large(&files, &document) {
+        if let Some(mistake) = user_data::too_large(&files, &document, 0) {
             return Err(told(mistake).into());
         }
         write(&document.bytes, self.output.as_deref())
@@ -102,7 +102,7 @@ impl HeatCommand {
         };
         let user_data = match &template.server.user_data {
             Some(name) => {
-                let document = plain(&workspace, name.value.as_str())?;
+                let document = plain(&workspace, name.value.as_str(), Reader::Nova)?;
                 let path = self.output.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
                 let path = path.join(format!("{}.user-data", name.value));
                 write(&document.bytes, Some(&path))?;
@@ -110,19 +110,29 @@ impl HeatCommand {
             }
             None => None,
         };
-        let text = heat::commands(template, client, user_data.as_deref());
+        let text = heat::commands(template, client, user_data.as_deref())
+            .map_err(|mistake| Mistakes::new(vec![mistake], &workspace.sources))?;
         write(text.as_bytes(), self.output.as_deref())
     }
 
     fn write_template(&self, workspace: &Workspace, template: &Heat) -> Result<(), CliError> {
         let told = |mistakes| Mistakes::new(mistakes, &workspace.sources);
-        let document = match &template.server.user_data {
-            Some(name) => {
-                let files = read(workspace, name.value.as_str())?;
-                Some(heat::document(template, &files).map_err(told)?)
-            }
+        let files = match &template.server.user_data {
+            Some(name) => Some(read(workspace, name.value.as_str())?),
             None => None,
         };
+        let document = match &files {
+            Some(files) => Some(heat::document(template, files).map_err(told)?),
+            None => None,
+        };
+        let mut lints = heat::lint(template, files.as_ref(), &workspace.graph);
+        if let (Some(files), Some(document)) = (&files, &document) {
+            lints.extend(user_data::lint(files, &document.pieces));
+        }
+        let lints = told(lints);
+        if !lints.is_empty() {
+            show(&lints);
+        }
         let text = heat::template(template, document.as_ref());
         write(text.as_bytes(), self.output.as_deref())
     }
@@ -209,11 +219,24 @@ fn document(workspace: &Workspace, files: &UserData<File>) -> Result<Document, C
     Ok(document)
 }
 
-/// The same for an instance of nova.
-pub(super) fn plain(workspace: &Workspace, name: &str) -> Result<Document, CliError> {
+/// Where an instance finds its user data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// Where nova puts it, which takes so much.
+    Nova,
+    /// On a seed of `NoCloud`, which takes any.
+    Seed,
+}
+
+/// The same by its name.
+pub(super) fn plain(
+    workspace: &Workspace,
+    name: &str,
+    reader: Reader,
+) -> Result<Document, CliError> {
     let files = read(workspace, name)?;
     let document = document(workspace, &files)?;
-    match user_data::too_large(&files, &document) {
+    match user_data::too_large(&files, &document, 0).filter(|_| reader == Reader::Nova) {
         Some(mistake) => Err(Mistakes::new(vec![mistake], &workspace.sources).into()),
         None => Ok(document),
     }

@@ -1,5 +1,6 @@
 //! The same server without Heat: one command of a client, as a shell takes it.
 
+use crate::mistake::Mistake;
 use crate::recipe::Heat;
 use crate::user_data::quoted;
 
@@ -14,8 +15,13 @@ pub enum Client {
 
 /// The command that starts the server. `user_data` is the file that it gives it. What the recipe
 /// does not say is a variable of the shell, which ends the command where it is not set.
-#[must_use]
-pub fn commands(heat: &Heat, client: Client, user_data: Option<&str>) -> String {
+///
+/// # Errors
+/// A name with a comma, which `nova` takes for two.
+pub fn commands(heat: &Heat, client: Client, user_data: Option<&str>) -> Result<String, Mistake> {
+    if client == Client::Nova {
+        whole_names(heat)?;
+    }
     let server = &heat.server;
     let known = |value: Option<&str>, variable: &str| {
         value.map_or_else(|| format!("\"${{{variable}:?}}\""), quoted)
@@ -31,7 +37,11 @@ pub fn commands(heat: &Heat, client: Client, user_data: Option<&str>) -> String 
     if let Some(network) = &server.network {
         match client {
             Client::OpenStack => push("--network", &quoted(network)),
-            Client::Nova => push("--nic", &quoted(&format!("net-name={network}"))),
+            // Nova looks a name up among names only.
+            Client::Nova => {
+                let word = if is_id(network) { "net-id" } else { "net-name" };
+                push("--nic", &quoted(&format!("{word}={network}")));
+            }
         }
     }
     match client {
@@ -49,5 +59,25 @@ pub fn commands(heat: &Heat, client: Client, user_data: Option<&str>) -> String 
         push("--user-data", &quoted(path));
     }
     words.push(quoted(heat.name.value.as_str()));
-    format!("{}\n", words.join(" \\\n    "))
+    Ok(format!("{}\n", words.join(" \\\n    ")))
+}
+
+/// Whether every name of a list that `nova` splits at commas is without one.
+fn whole_names(heat: &Heat) -> Result<(), Mistake> {
+    let names = heat.server.network.iter().chain(&heat.security_groups);
+    let Some(name) = names.into_iter().find(|name| name.contains(',')) else { return Ok(()) };
+    let message = format!("`nova` takes `{}` for two, as it has a comma", name.escape_debug());
+    let span = heat.name.span;
+    Err(Mistake::at(span, "kiln::heat::comma", message, "in this template")
+        .help("write its id, or use `--commands openstack`"))
+}
+
+/// Whether a text is the id of something in a cloud: a UUID with its hyphens.
+fn is_id(text: &str) -> bool {
+    let mut groups = text.split('-');
+    let is_hex = |group: &str| group.bytes().all(|c| c.is_ascii_hexdigit());
+    [8, 4, 4, 4, 12]
+        .into_iter()
+        .all(|length| groups.next().is_some_and(|group| group.len() == length && is_hex(group)))
+        && groups.next().is_none()
 }

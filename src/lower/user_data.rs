@@ -211,16 +211,39 @@ fn file(cx: &mut Context<'_>, fields: &Fields<'_>) -> Option<ConfigFile<LocalFil
         }
     };
     let owners: Option<(Option<Owner>, Option<Owner>)> = fields.property("owner");
-    let owner = owners.map(|(user, group)| {
-        let shown = |owner: Option<Owner>| {
-            owner.map_or_else(|| "root".to_owned(), |owner| owner.to_string())
-        };
-        let user = shown(user);
-        // cloud-init leaves the group alone where none is named.
-        group.map_or_else(|| user.clone(), |group| format!("{user}:{group}"))
-    });
+    let owner = match owners {
+        None => None,
+        Some((user, group)) => {
+            let user = user.map_or_else(|| Some("root".to_owned()), |user| named(cx, fields, user));
+            let group = match group {
+                Some(group) => Some(named(cx, fields, group)?),
+                // cloud-init leaves the group alone where none is named.
+                None => None,
+            };
+            let user = user?;
+            Some(group.map_or_else(|| user.clone(), |group| format!("{user}:{group}")))
+        }
+    };
     let mode: Option<Mode> = fields.property("mode");
     Some(ConfigFile { path: fields.one("path")?, content, mode, owner })
+}
+
+/// The name of a file's owner: cloud-init looks for names only (`chownbyname`), and writes none of the
+/// files behind one whose owner it does not find.
+fn named(cx: &mut Context<'_>, fields: &Fields<'_>, owner: Owner) -> Option<String> {
+    match owner {
+        Owner::Id(0) => Some("root".to_owned()),
+        Owner::Name(name) => Some(name),
+        Owner::Id(id) => {
+            let span = fields.written("owner").unwrap_or(fields.span);
+            let message = format!("cloud-init knows no owner by a number such as {id}");
+            cx.push(
+                Mistake::at(span, "kiln::lower::bad_value", message, "a number")
+                    .help("write the name that the guest has for it"),
+            );
+            None
+        }
+    }
 }
 
 /// The template that a node describes; `None` if it has no usable name or server.

@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::File;
+use super::{File, NOTIFY};
 use crate::recipe::{Config, ConfigFile, ConfigUser, Text};
 use crate::yaml::Yaml;
 
@@ -82,7 +82,6 @@ fn file(file: &ConfigFile<File>) -> Yaml {
     if let Some(owner) = owner {
         // Users that cloud-init makes are not there yet when files are written by default.
         let is_root = owner.split(':').all(|name| name == "root");
-        let owner = if owner.contains(':') { owner.clone() } else { format!("{owner}:{owner}") };
         push("owner", Yaml::text(owner));
         if !is_root {
             push("defer", Yaml::Flag(true));
@@ -92,9 +91,8 @@ fn file(file: &ConfigFile<File>) -> Yaml {
         Text::Written(text) => text.as_bytes(),
         Text::File(file) => &file.bytes,
     };
-    let is_text = |text: &&str| text.chars().all(|c| !c.is_control() || "\n\t".contains(c));
-    if let Some(text) = str::from_utf8(bytes).ok().filter(is_text) {
-        push("content", Yaml::text(text));
+    if let Some(text) = written(bytes) {
+        push("content", spoken(text));
     } else {
         push("encoding", Yaml::text("b64"));
         push("content", Yaml::text(STANDARD.encode(bytes)));
@@ -104,7 +102,18 @@ fn file(file: &ConfigFile<File>) -> Yaml {
 
 fn command(words: &[String]) -> Yaml {
     match words {
-        [line] => Yaml::text(line),
-        words => Yaml::texts(words),
+        [line] => spoken(line),
+        words => Yaml::List(words.iter().map(|word| spoken(word)).collect()),
     }
+}
+
+/// The content of a file as a text, where it can be one.
+pub(super) fn written(bytes: &[u8]) -> Option<&str> {
+    let is_text = |text: &&str| text.chars().all(|c| !c.is_control() || "\n\t".contains(c));
+    str::from_utf8(bytes).ok().filter(is_text)
+}
+
+/// A text in which Heat may put the command that tells it.
+fn spoken(text: &str) -> Yaml {
+    if text.contains(NOTIFY) { Yaml::Template(text.to_owned()) } else { Yaml::text(text) }
 }

@@ -1,10 +1,12 @@
 //! What may be meant otherwise: habits that make user data useless elsewhere, or fail unseen.
 
+use serde_json::Value;
+
 use super::part::{BOOTHOOK, CONFIG};
-use super::{File, Piece};
-use crate::mistake::{Mistake, nearest};
+use super::{File, Piece, names};
+use crate::mistake::Mistake;
 use crate::recipe::{Part, UserData};
-use crate::source::Span;
+use crate::yaml;
 
 /// Programs that install packages on one family of systems only, and the words that do it.
 const MANAGERS: [(&str, &[&str]); 9] = [
@@ -21,58 +23,6 @@ const MANAGERS: [(&str, &[&str]); 9] = [
 /// What VNC clients make of `:` and `_`, and what was meant.
 const MANGLED: [(&str, &str); 3] =
     [("http;//", "http://"), ("https;//", "https://"), ("authorized-keys", "authorized_keys")];
-/// Outermost names of cloud-config, for those that are nearly one. cloud-init takes any name, and
-/// does nothing about those that it does not know. Source: its "Module reference".
-const NAMES: [&str; 47] = [
-    "apk_repos",
-    "apt",
-    "apt_pipelining",
-    "bootcmd",
-    "ca_certs",
-    "chef",
-    "chpasswd",
-    "cloud_config_modules",
-    "cloud_final_modules",
-    "cloud_init_modules",
-    "datasource",
-    "disable_ec2_metadata",
-    "disable_root",
-    "disk_setup",
-    "final_message",
-    "fqdn",
-    "fs_setup",
-    "groups",
-    "growpart",
-    "hostname",
-    "keyboard",
-    "locale",
-    "manage_etc_hosts",
-    "manage_resolv_conf",
-    "mounts",
-    "ntp",
-    "output",
-    "package_reboot_if_required",
-    "package_update",
-    "package_upgrade",
-    "packages",
-    "password",
-    "phone_home",
-    "power_state",
-    "preserve_hostname",
-    "puppet",
-    "resize_rootfs",
-    "rsyslog",
-    "runcmd",
-    "ssh_authorized_keys",
-    "ssh_deletekeys",
-    "ssh_pwauth",
-    "swap",
-    "timezone",
-    "user",
-    "users",
-    "write_files",
-];
-
 /// Everything that stands out in user data, as warnings.
 #[must_use]
 pub fn lint(user_data: &UserData<File>, pieces: &[Piece]) -> Vec<Mistake> {
@@ -91,6 +41,11 @@ pub fn lint(user_data: &UserData<File>, pieces: &[Piece]) -> Vec<Mistake> {
                 add("kiln::user_data::package_manager", found);
             }
         }
+        if piece.media_type == CONFIG
+            && let Some(found) = manager_of_config(text)
+        {
+            add("kiln::user_data::package_manager", found);
+        }
         if let Some(found) = subscription(text) {
             add("kiln::user_data::subscription", found);
         }
@@ -98,13 +53,13 @@ pub fn lint(user_data: &UserData<File>, pieces: &[Piece]) -> Vec<Mistake> {
             add("kiln::user_data::mangled", found);
         }
         if piece.media_type == CONFIG
-            && let Some(found) = unknown_name(text)
+            && let Some(found) = names::unknown(text)
         {
             add("kiln::user_data::unknown_name", found);
         }
     }
     lints.extend(nothing_required(user_data, pieces));
-    lints.extend(lost_names(pieces));
+    lints.extend(names::lost(pieces));
     lints
 }
 
@@ -150,24 +105,72 @@ fn flags(text: &str) -> Option<(String, String)> {
     Some((message.to_owned(), help))
 }
 
-/// A call of one family's package manager.
+/// A call of one family's package manager in a script.
 fn manager(text: &str) -> Option<(String, String)> {
-    lines(text).find_map(|(number, line)| {
-        let commands = line.split(['|', ';', '&', '(', '`']);
-        let found = commands.filter_map(|command| {
-            let mut words = command.split_whitespace().skip_while(|word| {
-                matches!(*word, "sudo" | "then" | "else" | "do" | "if" | "!" | "exec" | "env")
-                    || (word.contains('=') && !word.starts_with('-'))
-            });
-            let program = words.next()?.rsplit('/').next()?;
-            let (name, verbs) = MANAGERS.iter().find(|(name, _)| *name == program)?;
-            words.any(|word| verbs.contains(&word)).then_some(*name)
-        });
-        let name = { found }.next()?;
-        Some((
-            format!("line {number} calls `{name}`, which is not on every system"),
-            "write `packages` in a `cloud-config`: it calls whatever the guest has".to_owned(),
-        ))
+    lines(text).find_map(|(number, line)| Some(told(&format!("line {number}"), called(line)?)))
+}
+
+/// The same in the commands of a `cloud-config`.
+fn manager_of_config(text: &str) -> Option<(String, String)> {
+    let pairs = yaml::pairs(text)?;
+    ["bootcmd", "runcmd"].into_iter().find_map(|name| {
+        let commands = pairs.get(name)?.as_array()?;
+        commands.iter().find_map(|command| {
+            let name_of = match command {
+                Value::String(text) => lines(text).find_map(|(_, line)| called(line)),
+                Value::Array(words) => {
+                    let words: Vec<&str> = words.iter().filter_map(Value::as_str).collect();
+                    // A word may be a line for a shell.
+                    let line = words.join(" ");
+                    called(&line).or_else(|| words.iter().find_map(|word| called(word)))
+                }
+                _ => None,
+            };
+            Some(told(&format!("`{name}`"), name_of?))
+        })
+    })
+}
+
+fn told(place: &str, name: &str) -> (String, String) {
+    (
+        format!("{place} calls `{name}`, which is not on every system"),
+        "write `packages` in a `cloud-config`: it calls whatever the guest has".to_owned(),
+    )
+}
+
+/// The package manager that a line of a shell calls to install something.
+fn called(line: &str) -> Option<&'static str> {
+    line.split(['|', ';', '&', '(', '`']).find_map(|command| {
+        let mut words = program(command.split_whitespace());
+        let name = words.next()?.rsplit('/').next()?.trim_matches(['"', '\'']);
+        let (name, verbs) = MANAGERS.iter().find(|(known, _)| *known == name)?;
+        words.any(|word| verbs.contains(&word.trim_matches(['"', '\'', ')']))).then_some(*name)
+    })
+}
+
+/// The words from the program on: without keywords of the shell, assignments, and programs that run
+/// another, with their options.
+fn program<'a>(words: impl Iterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
+    let (mut is_wrapped, mut takes_value) = (false, false);
+    words.skip_while(move |word| {
+        if std::mem::take(&mut takes_value) {
+            return true;
+        }
+        if matches!(*word, "then" | "else" | "do" | "if" | "!" | "exec") {
+            return true;
+        }
+        if matches!(*word, "sudo" | "env" | "timeout" | "nice" | "ionice" | "nohup" | "time") {
+            is_wrapped = true;
+            return true;
+        }
+        if is_wrapped && word.starts_with('-') {
+            // Of sudo, timeout, nice and env.
+            takes_value = matches!(*word, "-u" | "-g" | "-s" | "-C" | "-h");
+            return true;
+        }
+        // How long `timeout` lets it run.
+        let is_time = is_wrapped && word.starts_with(|c: char| c.is_ascii_digit());
+        is_time || word.contains('=')
     })
 }
 
@@ -196,26 +199,12 @@ fn mangled(text: &str) -> Option<(String, String)> {
     })
 }
 
-/// A name that cloud-init does not know, and nearly does.
-fn unknown_name(text: &str) -> Option<(String, String)> {
-    let names = crate::yaml::names(text)?;
-    names.iter().filter(|name| !NAMES.contains(&name.as_str())).find_map(|name| {
-        let near = nearest(name, NAMES.iter().copied())?;
-        Some((
-            format!("cloud-init knows no `{}`, and says nothing about that", name.escape_debug()),
-            format!("did you mean `{near}`?"),
-        ))
-    })
-}
-
 /// Packages that nothing makes sure of: a boot does not fail where they cannot be installed.
 fn nothing_required(user_data: &UserData<File>, pieces: &[Piece]) -> Option<Mistake> {
     let installs = |piece: &&Piece| {
         let text = str::from_utf8(&piece.content).ok();
         piece.media_type == CONFIG
-            && text
-                .and_then(crate::yaml::names)
-                .is_some_and(|names| names.iter().any(|name| name == "packages"))
+            && text.and_then(yaml::pairs).is_some_and(|pairs| pairs.contains_key("packages"))
     };
     let piece = pieces.iter().find(installs)?;
     let requires = user_data.parts.iter().any(|part| matches!(part.value, Part::Require(_)));
@@ -238,30 +227,26 @@ fn nothing_required(user_data: &UserData<File>, pieces: &[Piece]) -> Option<Mist
     )
 }
 
-/// Names that two parts give: cloud-init keeps the first unless it is told how to merge.
-fn lost_names(pieces: &[Piece]) -> Vec<Mistake> {
-    let mut seen: Vec<(String, Span)> = Vec::new();
-    let mut lints = Vec::new();
-    for piece in pieces.iter().filter(|piece| piece.media_type == CONFIG) {
-        let text = str::from_utf8(&piece.content).unwrap_or_default();
-        let names = crate::yaml::names(text).unwrap_or_default();
-        if names.iter().any(|name| matches!(name.as_str(), "merge_how" | "merge_type")) {
-            continue;
+#[cfg(test)]
+mod tests {
+    use super::called;
+
+    #[test]
+    fn a_package_manager_is_found_behind_other_words() {
+        for line in [
+            "apt-get install x",
+            "sudo -E apt-get -y install x",
+            "sudo -n apt-get install x",
+            "sudo -u root /usr/bin/apt-get install x",
+            "if ! timeout -k 5 60 apt-get update; then",
+            "DEBIAN_FRONTEND=x env -i A=b nice -n 10 apt-get install x",
+            "true && (apt-get install x)",
+            "x=$(apt-get install x)",
+        ] {
+            assert_eq!(called(line), Some("apt-get"), "{line}");
         }
-        for name in names {
-            let Some((_, first)) = seen.iter().find(|(known, _)| *known == name) else {
-                seen.push((name, piece.span));
-                continue;
-            };
-            let message =
-                format!("two parts have `{}`: cloud-init keeps the first", name.escape_debug());
-            lints.push(
-                Mistake::at(piece.span, "kiln::user_data::lost_name", message, "the second")
-                    .and(*first, "the first")
-                    .help("write them in one part, or add `merge_how` to the second")
-                    .warning(),
-            );
+        for line in ["apt-get clean", "echo apt-get install x", "sudo -u apt-get ls install", ""] {
+            assert_eq!(called(line), None, "{line}");
         }
     }
-    lints
 }

@@ -127,7 +127,7 @@ fn config_type(file: &File) -> Result<&'static str, PartFault> {
     if template.is_some() {
         return Ok(JINJA);
     }
-    crate::yaml::names(text).map(|_| CONFIG).ok_or(PartFault::NotYaml)
+    crate::yaml::pairs(text).map(|_| CONFIG).ok_or(PartFault::NotYaml)
 }
 
 fn name_of(text: &Text<File>, default: &str) -> String {
@@ -137,10 +137,19 @@ fn name_of(text: &Text<File>, default: &str) -> String {
     }
 }
 
-/// A file name that sorts in the order of the recipe, of characters that cloud-init keeps.
-pub(super) fn numbered(number: usize, name: &str) -> String {
+/// A file name that sorts in the order of the recipe, of characters that cloud-init keeps. What an
+/// instance fetches is called `part-NNN` by cloud-init (`PART_FN_TPL`): a part that is written behind
+/// sorts behind that.
+pub(super) fn numbered(number: usize, name: &str, behind_fetched: bool) -> String {
     let kept = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
-    format!("{:03}-{}", number + 1, name.chars().map(kept).collect::<String>())
+    let first = if behind_fetched { "z-" } else { "" };
+    format!("{first}{:03}-{}", number + 1, name.chars().map(kept).collect::<String>())
+}
+
+/// Whether cloud-init finds further parts in a part, and names them itself.
+pub(super) fn is_fetched(media_type: &str) -> bool {
+    let kinds = ["text/x-include-url", "text/x-include-once-url", "text/cloud-config-archive"];
+    kinds.contains(&media_type)
 }
 
 /// Whether cloud-init takes a part for what it is without any header.

@@ -61,7 +61,7 @@ pub(super) fn signal() -> String {
 }
 
 /// What it gives `curl` beside: the network may still be coming up.
-const CURL: &str = "--silent --show-error --fail --retry 10";
+const CURL: &str = "--silent --show-error --fail --retry 10 --retry-connrefused";
 
 fn success(data: &str) -> String {
     format!("{NOTIFY} {CURL} --data-binary '{{\"status\": \"SUCCESS\", \"data\": \"{data}\"}}'\n")

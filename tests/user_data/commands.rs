@@ -11,6 +11,10 @@ const RECIPE: &str = r##"
 image "web" {
     base bootstrap "bookworm" size="3G"
     output "raw"
+    publish "glance" {
+        keep-old "48h"
+        keep-last 2
+    }
 }
 
 user-data "web" {
@@ -20,6 +24,19 @@ user-data "web" {
 heat "web" {
     server image-name="it's a $(touch no) `web`" flavor="m1 \"small\"" network="a;b" user-data="web"
     security-group "de fault" "web"
+}
+
+heat "id" {
+    server network="6e9ab5b5-9a1f-4f2b-8d5e-0a6b7d3c2e11" user-data="web"
+}
+
+heat "comma" {
+    server network="a,b" user-data="web"
+}
+
+heat "silent" {
+    server image="web" user-data="web"
+    wait
 }
 
 heat "waits" {
@@ -93,6 +110,16 @@ fn a_shell_finds_every_word_of_a_command() {
     assert_eq!(nova[0], "boot");
     assert!(nova.contains(&"net-name=a;b".to_owned()) && nova.contains(&"de fault,web".to_owned()));
     assert!(at.join("out/web.user-data").exists());
+    let script = text(&kiln(at, &["heat", "id", "--commands", "nova"]));
+    assert!(script.contains("--nic net-id=6e9ab5b5-9a1f-4f2b-8d5e-0a6b7d3c2e11 "), "{script}");
+    let refused = kiln(at, &["heat", "comma", "--commands", "nova"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("kiln::heat::comma"));
+    text(&kiln(at, &["heat", "comma", "--commands", "openstack"]));
+    let warned = kiln(at, &["heat", "silent"]);
+    assert!(text(&warned).contains("kiln-signal.sh"));
+    let said = String::from_utf8_lossy(&warned.stderr);
+    assert!(said.contains("always_succeeds") && said.contains("no_curl"), "{said}");
 }
 
 #[test]
@@ -130,7 +157,7 @@ fn what_only_heat_can_give_is_told() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("only a stack of Heat"));
     assert!(text(&kiln(at, &["heat", "waits"])).contains("OS::Heat::SwiftSignal"));
     let checked = text(&kiln(at, &["check"]));
-    assert!(checked.contains("2 user data, 2 templates: no mistakes"), "{checked}");
+    assert!(checked.contains("2 user data, 5 templates: no mistakes"), "{checked}");
     for command in [&["user-data", "wbe"][..], &["heat", "none"], &["advise", "nova", "none"]] {
         assert_eq!(kiln(at, command).status.code(), Some(2), "{command:?}");
     }
@@ -142,6 +169,9 @@ fn nova_is_advised_about_the_images_that_there_are() {
     let at = tree.path();
     let before = text(&kiln(at, &["advise", "nova", "web"]));
     assert!(before.contains("web: its disk is 3.0 GiB\n"), "{before}");
+    let deleted =
+        "web: `kiln publish` deletes it 2 days after it was superseded, once 2 others were";
+    assert!(before.contains(deleted), "{before}");
     fs::create_dir(at.join("out")).unwrap();
     fs::File::create(at.join("out/web.raw")).unwrap().set_len(5 << 30).unwrap();
     fs::write(at.join("nova.conf"), "[image_cache]\nremove_unused_base_images = no\n").unwrap();

@@ -261,11 +261,13 @@ fn what_is_included_is_fetched() {
     });
     let recipe = format!(
         "user-data \"a\" {{\n  include \"http://{address}/a.sh\" \"http://{address}/b.sh\"\n}}\n\
-         user-data \"b\" {{\n  include \"http://{address}/a.sh\" once=#true\n  script text=\"#!/bin/sh -ex\"\n}}\n"
+         user-data \"b\" {{\n  include \"http://{address}/a.sh\" once=#true\n  script text=\"#!/bin/sh -ex\"\n}}\n\
+         user-data \"c\" {{\n  script text=\"#!/bin/sh\\n: first\"\n  include \"http://{address}/a.sh\"\n  \
+         script text=\"#!/bin/sh\\n: then\"\n  require \"/bin/sh\"\n}}\n"
     );
     let tree = tree(&recipe, &[]);
     let workspace = load(&tree);
-    let documents = ["a", "b"]
+    let documents = ["a", "b", "c"]
         .map(|name| user_data::document(&read(&workspace, name), Audience::Anyone).unwrap());
     assert_eq!(
         documents[0].text().unwrap(),
@@ -278,4 +280,11 @@ fn what_is_included_is_fetched() {
     };
     assert_eq!(contents(&apart[0]), [fetched, fetched]);
     assert_eq!(contents(&apart[1]), [fetched, "#!/bin/sh -ex\n"]);
+    // Scripts run in the order of their names.
+    let mut scripts = apart[2].scripts.clone();
+    scripts.sort();
+    let run: Vec<_> =
+        scripts.iter().map(|(_, text)| String::from_utf8(decoded(text)).unwrap()).collect();
+    assert_eq!(run[..3], ["#!/bin/sh\n: first\n", fetched, "#!/bin/sh\n: then\n"]);
+    assert!(run[3].contains("require /bin/sh"), "{run:?}");
 }

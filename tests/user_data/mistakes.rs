@@ -49,6 +49,12 @@ user-data \"e\" {
 user-data \"f\" {
     script text=\"#!/bin/sh -ex\\ntrue\"
 }
+heat \"c\" {
+    server user-data=\"c\"
+}
+user-data \"g\" {
+    part \"large\" type=\"application/x-thing\"
+}
 heat \"e\" {
     server user-data=\"e\"
     wait
@@ -94,7 +100,27 @@ user-data \"packages\" {
     cloud-config file=\"more.yaml\"
 }
 heat \"stack\" {
-    server image=\"rhel\" user-data=\"packages\"
+    server image=\"on-rhel\" user-data=\"in-a-file\"
+}
+image \"on-rhel\" {
+    base image \"rhel\"
+}
+user-data \"in-a-file\" {
+    cloud-config file=\"versions.yaml\"
+    script text=\"#!/bin/sh -ex\\ncommand -v ntpd\"
+}
+image \"bare\" {
+    base bootstrap \"bookworm\"
+}
+heat \"nothing-asks\" {
+    server image=\"bare\" user-data=\"in-a-file\"
+    wait
+}
+user-data \"commands\" {
+    cloud-config {
+        run \"sudo -E apt-get install -y x\"
+    }
+    script text=\"#!/bin/sh -ex\\nsudo -u root env -i A=b timeout -s KILL 60 dnf -y install x\"
 }
 heat \"waits\" {
     server
@@ -115,6 +141,7 @@ heat \"goes-on\" {
               curl http;//169.254.169.254/ >> /root/.ssh/authorized-keys\n",
         ),
         ("more.yaml", b"#cloud-config\npackages: [wget]\nruncmdd: [a]\n"),
+        ("versions.yaml", b"#cloud-config\npackages: [[ntp, 1.2], wget]\n"),
     ];
     insta::assert_snapshot!(report(recipe, settings));
 }
@@ -142,6 +169,7 @@ user-data \"c\" {
     require \"/usr/sbin/ntpd\"
 }
 ";
-    let more: &[u8] = b"#cloud-config\nmerge_how: 'list(append)+dict()+str()'\npackages: [wget]\n";
+    let more: &[u8] =
+        b"#cloud-config\nmerge_how: list(append)+dict(recurse_array)+str()\npackages: [wget]\n";
     assert_eq!(report(recipe, &[("more.yaml", more)]), "");
 }

@@ -88,7 +88,8 @@ fn heat_takes_what_the_recipe_says() {
 #[test]
 fn the_example_of_the_book_is_right() {
     let book = include_str!("../../book/src/reference/user-data/web.kdl");
-    let image = "image \"debian-web\" {\n    base bootstrap \"bookworm\"\n}\n";
+    let image =
+        "image \"debian-web\" {\n    base bootstrap \"bookworm\"\n    install \"curl\"\n}\n";
     let tree = tree(&format!("{image}{book}"), &[]);
     let workspace = load(&tree);
     assert!(heat::check(&workspace).is_empty(), "nothing stands out");
@@ -96,6 +97,14 @@ fn the_example_of_the_book_is_right() {
     let document = heat::document(template, &read(&workspace, "web")).unwrap();
     let said = validate(&[heat::template(template, Some(&document))]);
     assert_eq!(said[0]["error"], serde_json::Value::Null);
+}
+
+#[test]
+fn nothing_stands_out_in_the_recipes_of_the_repository() {
+    let workspace = kiln::workspace::load(&super::servers::repository(".")).unwrap();
+    assert!(!workspace.documents.templates.is_empty());
+    let found = heat::check(&workspace);
+    assert!(found.is_empty(), "{found:?}");
 }
 
 /// Any template with any user data: Heat finds the text as it was packed.

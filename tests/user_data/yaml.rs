@@ -25,6 +25,7 @@ fn text() -> impl Strategy<Value = String> {
 fn value() -> impl Strategy<Value = Yaml> {
     let leaf = prop_oneof![
         6 => text().prop_map(Yaml::Text),
+        2 => text().prop_map(Yaml::Template),
         1 => any::<u32>().prop_map(|number| Yaml::Number(number.into())),
         1 => any::<bool>().prop_map(Yaml::Flag),
     ];
@@ -39,7 +40,7 @@ fn value() -> impl Strategy<Value = Yaml> {
 
 fn as_json(value: &Yaml) -> Value {
     match value {
-        Yaml::Text(text) => json!(text),
+        Yaml::Text(text) | Yaml::Template(text) => json!(text),
         Yaml::Number(number) => json!(number),
         Yaml::Flag(flag) => json!(flag),
         Yaml::List(values) => values.iter().map(as_json).collect(),
@@ -65,4 +66,26 @@ fn every_text_reads_back_as_what_it_was() {
     }
     let blocks = documents.iter().filter(|document| document.contains(": |")).count();
     assert!(blocks > 100, "{blocks} documents have literal blocks");
+}
+
+#[test]
+fn what_others_wrote_is_read_as_by_pyyaml() {
+    let documents = [
+        "write_files:\n- {content: !!binary /w==, path: /a}\n",
+        "a: 1\nb: x\na: 2\n",
+        "a: &x [1, 2]\nb: *x\n",
+        "base: &x {p: 1}\nb: {<<: *x, q: 2}\n",
+        "a: 'it''s'\nb: |\n  c\n",
+    ];
+    let directory = files(&documents[1..]);
+    let read: Vec<Value> =
+        serde_json::from_str(&python("read_yaml.py", &[directory.path()])).unwrap();
+    for (document, read) in documents[1..].iter().zip(read) {
+        assert_eq!(json!(kiln::yaml::pairs(document).unwrap()), read, "{document}");
+    }
+    // Bytes have no form in JSON; it is enough that the document is one.
+    assert!(kiln::yaml::pairs(documents[0]).unwrap().contains_key("write_files"));
+    for document in ["- a\n", "a: [\n", "text\n"] {
+        assert_eq!(kiln::yaml::pairs(document), None, "{document}");
+    }
 }
