@@ -28,6 +28,8 @@ mod logins;
 mod meanwhile;
 #[path = "publish/memory.rs"]
 mod memory;
+#[path = "publish/scripted.rs"]
+mod scripted;
 #[path = "publish/tls.rs"]
 mod tls;
 
