@@ -180,6 +180,21 @@ enum CliError {
         help("write `publish \"glance\"` in the block of the image")
     )]
     NoPublish { what: String },
+    #[error("`{one}` and `{other}` would both be published as `{name}` in {cloud}")]
+    #[diagnostic(
+        code(kiln::cli::published_twice),
+        help(
+            "a name leads to one image: give one `publish` another `name`, or name the image that \
+             is meant; with `--cloud` each `publish` goes to that cloud"
+        )
+    )]
+    PublishedTwice { one: String, other: String, name: String, cloud: String },
+    #[error("`{}` is not what was built any more", path.display())]
+    #[diagnostic(
+        code(kiln::cli::output_changed),
+        help("something else wrote it meanwhile: run `kiln publish` again")
+    )]
+    OutputChanged { path: PathBuf },
     #[error("`{name}` has not run yet")]
     #[diagnostic(code(kiln::cli::no_log), help("steps that only change files print nothing"))]
     NoLog { name: String },
@@ -367,6 +382,7 @@ impl CliError {
             )
             | Self::NoSigningKey
             | Self::NoPublish { .. }
+            | Self::PublishedTwice { .. }
             | Self::Publish(PublishError::Foreign { .. })
             | Self::Connect(ConnectError::Cloud(_)) => Exit::Recipe,
             Self::Export(_)
@@ -375,6 +391,7 @@ impl CliError {
             | Self::Store(_)
             | Self::NoStore { .. }
             | Self::DamagedStore { .. }
+            | Self::OutputChanged { .. }
             | Self::File(_)
             | Self::Publish(_)
             | Self::Connect(ConnectError::Images(_))

@@ -237,13 +237,26 @@ impl Stamp {
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
         let meta = std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_file)?;
+        Some(Self::of_metadata(&meta))
+    }
+
+    /// The stamp of a file that is known otherwise, as one that is open.
+    #[must_use]
+    pub fn of_metadata(meta: &std::fs::Metadata) -> Self {
         let ns = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-        Some(Self {
+        Self {
             size: meta.size(),
             mtime_ns: ns(meta.mtime(), meta.mtime_nsec()),
             ctime_ns: ns(meta.ctime(), meta.ctime_nsec()),
             device: meta.dev(),
             inode: meta.ino(),
-        })
+        }
+    }
+
+    /// Whether both are of one file with the same bytes: it may have lost its name, or got another
+    /// owner.
+    #[must_use]
+    pub fn has_bytes_of(&self, other: &Self) -> bool {
+        Self { ctime_ns: other.ctime_ns, ..*self } == *other
     }
 }

@@ -92,6 +92,21 @@ pub enum CloudError {
         /// The `auth_type`.
         kind: String,
     },
+    /// Its address is not that of a Keystone.
+    #[error("there is no Keystone of version 3 at `{url}`, where {cloud} says it is")]
+    #[diagnostic(
+        code(kiln::openstack::no_keystone),
+        help("check `auth_url`, or `OS_AUTH_URL`: the address of Keystone, with or without `/v3`")
+    )]
+    NoKeystone {
+        /// What was read.
+        cloud: String,
+        /// The address, without secrets.
+        url: String,
+        /// What answers there.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The certificates of its authority are none, or TLS cannot be had.
     #[error("TLS cannot be spoken with {cloud}")]
     #[diagnostic(
@@ -149,7 +164,16 @@ impl Cloud {
             .map_err(|error| CloudError::Tls { cloud: self.name.clone(), source: Box::new(error) })
     }
 
-    /// Logs in.
+    /// Where Keystone is, with all that is written into its address; `None` where nobody logs in.
+    pub(crate) fn keystone(&self) -> Option<&str> {
+        match &self.login {
+            keystone::Login::Nobody => None,
+            keystone::Login::Keystone { .. } => self.settings.auth.get("auth_url"),
+        }
+        .map(String::as_str)
+    }
+
+    /// Logs in. [`Fault::Absent`] is that there is no Keystone.
     pub(crate) async fn log_in(&self, wire: &Wire) -> Result<Session, Fault> {
         self.login.log_in(wire).await
     }

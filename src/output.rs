@@ -84,11 +84,18 @@ impl Wanted {
     /// nobody whose key was revoked.
     #[must_use]
     pub fn is_current(&self, store: &Store, trust: &Trust) -> bool {
-        let Some(record) = store.refs().output(&self.path) else { return false };
-        record.seal == self.seal
-            && record.format == format_text(self.format)
-            && record.signers.iter().all(|signer| trust.allows(Some(signer)))
-            && Stamp::of(&self.path) == Some(record.stamp)
+        self.record(store, trust).is_some_and(|record| Stamp::of(&self.path) == Some(record.stamp))
+    }
+
+    /// What is noted of the file, where it was made from this seal and in this format, on the word of
+    /// nobody whose key was revoked. Whether that file is still there is told by its stamp.
+    #[must_use]
+    pub fn record(&self, store: &Store, trust: &Trust) -> Option<OutputRecord> {
+        store.refs().output(&self.path).filter(|record| {
+            record.seal == self.seal
+                && record.format == format_text(self.format)
+                && record.signers.iter().all(|signer| trust.allows(Some(signer)))
+        })
     }
 
     /// The path of the description.

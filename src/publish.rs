@@ -7,6 +7,10 @@
 //! The name always leads to a whole image once it did. A new image is made hidden and under another
 //! name, compared with the file, and only then gets the name, in one call; then the one that had it
 //! is hidden. Whatever a killed run leaves is told by kiln's own properties, and the next run ends it.
+//!
+//! An image is kiln's where its properties have its own id; others are never removed. A plan may be
+//! hours old when its last part is done: an image is looked at once more before it loses its name or
+//! is removed.
 
 mod glance;
 mod plan;
@@ -17,6 +21,7 @@ mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
+use std::path::PathBuf;
 
 use crate::digest::{ActionKey, StateId};
 use crate::files::FileError;
@@ -33,6 +38,9 @@ pub use source::{Sent, Source};
 pub mod own {
     /// The name that the image has, had or is to get.
     pub const NAME: &str = "kiln_name";
+    /// The image's own id: a copy, such as a snapshot that Nova makes of an instance, has all these
+    /// properties and another id.
+    pub const ID: &str = "kiln_id";
     /// The image of the recipes.
     pub const IMAGE: &str = "kiln_image";
     /// The key of its seal.
@@ -43,10 +51,12 @@ pub mod own {
     pub const FORMAT: &str = "kiln_format";
     /// The names of the other properties that kiln has set, with commas.
     pub const PROPERTIES: &str = "kiln_properties";
-    /// There until the image has got its name.
+    /// There until the image has got its name: when its upload will not be finished any more, in UTC.
     pub const UNFINISHED: &str = "kiln_unfinished";
     /// When a newer image took the name, in UTC.
     pub const SUPERSEDED: &str = "kiln_superseded_at";
+    /// There where it was kiln that had the image protected.
+    pub const PROTECTED: &str = "kiln_protected";
 }
 
 /// What is to be published.
@@ -267,8 +277,8 @@ pub enum PublishError {
     #[diagnostic(
         code(kiln::publish::foreign),
         help(
-            "give it another name, or publish with `--take-over`: then it is hidden and kept as an \
-             old image of that name"
+            "give it another name, or publish with `--take-over`: then that one is hidden, and \
+             stays until you remove it"
         )
     )]
     Foreign {
@@ -276,6 +286,16 @@ pub enum PublishError {
         id: String,
         /// The name.
         name: String,
+    },
+    /// The file is not the same any more.
+    #[error("`{}` was changed while it was published", path.display())]
+    #[diagnostic(
+        code(kiln::publish::changed),
+        help("the name leads to where it did: run `kiln publish` again when nothing writes to it")
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
     },
     /// What is there is not what was sent.
     #[error("the image {id} is not what was uploaded: {what}")]

@@ -24,8 +24,12 @@ mod contract;
 mod crashes;
 #[path = "publish/logins.rs"]
 mod logins;
+#[path = "publish/meanwhile.rs"]
+mod meanwhile;
 #[path = "publish/memory.rs"]
 mod memory;
+#[path = "publish/scripted.rs"]
+mod scripted;
 #[path = "publish/tls.rs"]
 mod tls;
 
@@ -112,6 +116,10 @@ impl Watcher for Notes {
     fn sent(&self, bytes: u64) -> bool {
         self.sent.borrow_mut().push(bytes);
         self.stop.is_none_or(|stop| bytes < stop)
+    }
+
+    fn goes_on(&self) -> bool {
+        self.stop != Some(0)
     }
 
     fn pause(&self, _: u32) {}

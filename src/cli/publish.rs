@@ -4,27 +4,31 @@ mod teller;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use self::teller::{Teller, described, shown};
-use super::build::{Build, on_interrupt};
+use super::build::Build;
 use super::{CliError, Place, Wanted};
 use crate::engine::outputs;
 use crate::environment::Environment;
+use crate::graph::BuildGraph;
 use crate::openstack::Choice;
 use crate::output;
+use crate::plan::Actions;
 use crate::progress::size;
 use crate::publish::{
-    self, Change, ConnectError, Glance, Images, Outcome, Plan, Record, Source, Subject, utc,
+    self, Change, ConnectError, Glance, Images, ImagesError, Outcome, Plan, PublishError, Record,
+    Source, Subject, utc,
 };
 use crate::recipe::{self, Base, Firmware};
+use crate::remote::trust::Trust;
 use crate::seal::SealReport;
 use crate::store::Store;
+use crate::workspace::Workspace;
 
 /// Largest report of a seal, in bytes.
 const LIMIT: u64 = 1 << 30;
@@ -43,7 +47,7 @@ pub(super) struct Publish {
     /// Publish to that entry of `clouds.yaml`, whatever the recipes say.
     #[arg(long, value_name = "NAME")]
     cloud: Option<String>,
-    /// Take names over from images that kiln has not made.
+    /// Take names over from images that kiln has not made: those are hidden, and never removed.
     #[arg(long)]
     take_over: bool,
     /// Print what was done as JSON.
@@ -51,80 +55,137 @@ pub(super) struct Publish {
     json: bool,
 }
 
+/// The clouds that are open, each by what chose it.
+#[derive(Default)]
+struct Clouds {
+    /// The one that all goes to, whatever the recipes say.
+    cloud: Option<String>,
+    open: Vec<(Choice, Glance)>,
+}
+
 /// One `publish` of one image.
-struct Target {
+struct Target<'a> {
     /// The image's place in the graph.
     image: usize,
-    /// The place among its `publish`es.
-    publish: usize,
+    /// What the recipe says.
+    said: &'a recipe::Publish,
     /// Where it goes.
-    glance: Glance,
+    glance: &'a Glance,
 }
 
 impl Publish {
-    pub(super) fn run(mut self, place: &Place) -> Result<(), CliError> {
-        let wanted = Wanted::read(place, &self.build.images)?;
-        let images = self.images(&wanted)?;
-        // A wrong password is told before anything is built.
-        let targets = self.connect(&wanted, &images)?;
+    pub(super) fn run(self, place: &Place) -> Result<(), CliError> {
+        let Self { mut build, dry_run, cloud, take_over, json } = self;
+        let mut wanted = Wanted::read(place, &build.images)?;
         let graph = &wanted.workspace.graph;
-        let name = |&image: &usize| graph.images[image].image.name.value.to_string();
-        let names: Vec<String> = images.iter().map(name).collect();
-        let (dry_run, json, take_over) = (self.dry_run, self.json, self.take_over);
-        if !dry_run {
-            self.build.images.clone_from(&names);
-            self.build.run(place)?;
+        let images = published(graph, &wanted.images, !build.images.is_empty())?;
+        // A wrong password is told before anything is built.
+        let mut clouds = Clouds { cloud, ..Clouds::default() };
+        clouds.open(graph, &images)?;
+        clouds.targets(graph, &images)?;
+        if dry_run {
+            wanted.images.clone_from(&images);
+            wanted.find_actions()?;
+            let (workspace, actions) = (&wanted.workspace, &wanted.actions);
+            let store = Store::open_existing(&place.store_path(workspace))?;
+            let mut done = Vec::new();
+            for target in clouds.targets(&workspace.graph, &images)? {
+                done.push(
+                    Job { workspace, actions, target, take_over }.plan(store.as_ref(), json)?,
+                );
+            }
+            tell(&done, true, json);
+            return Ok(());
         }
-        // What a build looks up changes keys.
-        let wanted = Wanted::find(place, &names)?;
-        let store = Store::open_existing(&place.store_path(&wanted.workspace))?;
-        let interrupted = on_interrupt();
-        let mut done = Vec::new();
-        for target in &targets {
-            let job = Job { wanted: &wanted, target, take_over };
-            let Some((file, published)) = job.current(store.as_ref())? else {
-                done.push(job.not_built(json));
-                continue;
-            };
-            done.push(if dry_run {
-                job.plan(&file, &published, json)?
-            } else {
-                job.publish(&file, &published, &interrupted, json)?
-            });
-        }
-        if json {
-            println!("{}", json!({ "published": done, "dry_run": dry_run }));
+        build.images = names(graph, &images);
+        build.then(place, false, |built| {
+            // The recipes were read again: what counts is what was built.
+            let (workspace, actions) = (built.engine.workspace, built.actions);
+            let graph = &workspace.graph;
+            let found = built.options.images.iter().filter_map(|name| graph.find(name));
+            let images = published(graph, &found.collect::<Vec<_>>(), true)?;
+            clouds.open(graph, &images)?;
+            let mut done = Vec::new();
+            for target in clouds.targets(graph, &images)? {
+                let job = Job { workspace, actions, target, take_over };
+                done.push(job.publish(built.engine.store, built.engine.interrupted, json)?);
+            }
+            tell(&done, false, json);
+            Ok(())
+        })
+    }
+}
+
+/// Those of some images that are published, by their places in the graph; all of them where each was
+/// named.
+fn published(graph: &BuildGraph, images: &[usize], named: bool) -> Result<Vec<usize>, CliError> {
+    let is_published = |&&place: &&usize| !graph.images[place].image.publish.is_empty();
+    if let Some(&other) = images.iter().find(|place| named && !is_published(place)) {
+        let what = format!("the image `{}`", graph.images[other].image.name.value);
+        return Err(CliError::NoPublish { what });
+    }
+    let found: Vec<usize> = images.iter().filter(is_published).copied().collect();
+    if found.is_empty() {
+        return Err(CliError::NoPublish { what: "no image of this workspace".to_owned() });
+    }
+    Ok(found)
+}
+
+fn names(graph: &BuildGraph, images: &[usize]) -> Vec<String> {
+    images.iter().map(|&image| graph.images[image].image.name.value.to_string()).collect()
+}
+
+fn tell(done: &[Value], dry_run: bool, json: bool) {
+    if json {
+        println!("{}", json!({ "published": done, "dry_run": dry_run }));
+    }
+}
+
+impl Clouds {
+    /// What chooses the cloud of a `publish`.
+    fn choice(&self, said: &recipe::Publish) -> Choice {
+        let cloud = self.cloud.clone().or_else(|| said.cloud.clone());
+        Choice { cloud, region: said.region.clone() }
+    }
+
+    /// Logs in wherever images go to and nobody has logged in yet.
+    fn open(&mut self, graph: &BuildGraph, images: &[usize]) -> Result<(), CliError> {
+        for said in images.iter().flat_map(|&image| &graph.images[image].image.publish) {
+            let choice = self.choice(said);
+            if self.open.iter().all(|(known, _)| *known != choice) {
+                let opening = Glance::cloud(&Environment::of_process(), &choice);
+                let opening = opening.map_err(ConnectError::from)?;
+                self.open.push((choice, opening.connect(publish::PATIENCE)?));
+            }
         }
         Ok(())
     }
 
-    /// The images that are published, by their places in the graph.
-    fn images(&self, wanted: &Wanted) -> Result<Vec<usize>, CliError> {
-        let image = |place: usize| &wanted.workspace.graph.images[place].image;
-        let is_published = |&&place: &&usize| !image(place).publish.is_empty();
-        let all = self.build.images.is_empty();
-        if let Some(&other) = wanted.images.iter().find(|place| !all && !is_published(place)) {
-            let what = format!("the image `{}`", image(other).name.value);
-            return Err(CliError::NoPublish { what });
-        }
-        let found: Vec<usize> = wanted.images.iter().filter(is_published).copied().collect();
-        if found.is_empty() {
-            return Err(CliError::NoPublish { what: "no image of this workspace".to_owned() });
-        }
-        Ok(found)
-    }
-
-    fn connect(&self, wanted: &Wanted, images: &[usize]) -> Result<Vec<Target>, CliError> {
-        let mut targets = Vec::new();
+    /// Where images go, all of them to clouds that are open; no two under one name.
+    fn targets<'a>(
+        &'a self,
+        graph: &'a BuildGraph,
+        images: &[usize],
+    ) -> Result<Vec<Target<'a>>, CliError> {
+        let mut targets: Vec<Target<'_>> = Vec::new();
         for &image in images {
-            let all = &wanted.workspace.graph.images[image].image.publish;
-            for (publish, said) in all.iter().enumerate() {
-                let cloud = self.cloud.clone().or_else(|| said.cloud.clone());
-                let choice = Choice { cloud, region: said.region.clone() };
-                let opening = Glance::cloud(&Environment::of_process(), &choice);
-                let opening = opening.map_err(ConnectError::from)?;
-                let glance = opening.connect(publish::PATIENCE)?;
-                targets.push(Target { image, publish, glance });
+            for said in &graph.images[image].image.publish {
+                let choice = self.choice(said);
+                let found = self.open.iter().find(|(known, _)| *known == choice);
+                let (_, glance) = found.expect("each cloud was opened");
+                let is_same = |other: &&Target<'_>| {
+                    other.said.name.value == said.name.value && other.glance.is_same(glance)
+                };
+                if let Some(other) = targets.iter().find(is_same) {
+                    let name_of = |at: usize| graph.images[at].image.name.value.to_string();
+                    return Err(CliError::PublishedTwice {
+                        one: name_of(other.image),
+                        other: name_of(image),
+                        name: said.name.value.clone(),
+                        cloud: glance.cloud().to_owned(),
+                    });
+                }
+                targets.push(Target { image, said, glance });
             }
         }
         Ok(targets)
@@ -133,18 +194,19 @@ impl Publish {
 
 /// A target with what it is about.
 struct Job<'a> {
-    wanted: &'a Wanted,
-    target: &'a Target,
+    workspace: &'a Workspace,
+    actions: &'a Actions,
+    target: Target<'a>,
     take_over: bool,
 }
 
 impl Job<'_> {
     fn image(&self) -> &recipe::Image {
-        &self.wanted.workspace.graph.images[self.target.image].image
+        &self.workspace.graph.images[self.target.image].image
     }
 
     fn said(&self) -> &recipe::Publish {
-        &self.image().publish[self.target.publish]
+        self.target.said
     }
 
     fn cloud(&self) -> &str {
@@ -153,31 +215,30 @@ impl Job<'_> {
 
     /// The output that is uploaded.
     fn output(&self) -> output::Wanted {
-        let workspace = &self.wanted.workspace;
         let own = &self.image().outputs[self.said().output];
-        let path = workspace.root.join(own.file(&self.image().name.value));
-        let all = outputs(workspace, &self.wanted.actions);
+        let path = self.workspace.root.join(own.file(&self.image().name.value));
+        let all = outputs(self.workspace, self.actions);
         let found = all.into_iter().find(|output| output.path == path);
         found.expect("every output of a wanted image is among those of its actions")
     }
 
     /// The file and what is to be published of it; `None` where it is not as it would be built now.
-    fn current(
-        &self,
-        store: Option<&Store>,
-    ) -> Result<Option<(Source, publish::Wanted)>, CliError> {
+    fn current(&self, store: &Store) -> Result<Option<(Source, publish::Wanted)>, CliError> {
         let output = self.output();
-        let trust = self.wanted.trust();
-        let Some(store) = store.filter(|store| output.is_current(store, &trust)) else {
+        let trust = Trust::new(&self.workspace.settings.sharing.trusted);
+        if !output.is_current(store, &trust) {
             return Ok(None);
-        };
-        let Some(record) = store.refs().output(&output.path) else { return Ok(None) };
+        }
+        // A build beside this one may put another file in place: what is said is said of the file
+        // that is open.
+        let file = Source::open(&output.path)?;
+        let record = output.record(store, &trust).filter(|record| record.stamp == file.stamp());
+        let Some(record) = record else { return Ok(None) };
         let results = store.results()?;
         let result = results.of_action(record.seal).iter().find(|r| r.state == record.state);
         let Some(report) = result.and_then(|result| result.report) else { return Ok(None) };
         let bytes = store.objects().read(report, LIMIT)?;
         let Ok(report) = serde_json::from_slice::<SealReport>(&bytes) else { return Ok(None) };
-        let file = Source::open(&output.path)?;
         let said = self.said();
         let mut properties = if said.automatic {
             publish::automatic(&report, self.firmware())
@@ -212,7 +273,7 @@ impl Job<'_> {
 
     /// What starts the disk, where kiln divided it.
     fn firmware(&self) -> Option<Firmware> {
-        let graph = &self.wanted.workspace.graph;
+        let graph = &self.workspace.graph;
         let mut at = self.target.image;
         while let Some(base) = graph.images[at].base {
             at = base;
@@ -244,15 +305,16 @@ impl Job<'_> {
         with(self.head(), json!({ "built": false }))
     }
 
-    fn plan(
-        &self,
-        file: &Source,
-        published: &publish::Wanted,
-        json: bool,
-    ) -> Result<Value, CliError> {
-        let plan = publish::prepare(&self.target.glance, published, file, now())?;
+    /// Tells what would be done.
+    fn plan(&self, store: Option<&Store>, json: bool) -> Result<Value, CliError> {
+        let current = match store {
+            Some(store) => self.current(store)?,
+            None => None,
+        };
+        let Some((file, published)) = current else { return Ok(self.not_built(json)) };
+        let plan = publish::prepare(self.target.glance, &published, &file, now())?;
         if !json {
-            print!("{}", self.planned(&plan, published));
+            print!("{}", self.planned(&plan, &published));
         }
         let ids = |records: &[Record]| -> Vec<String> {
             records.iter().map(|record| record.id.clone()).collect()
@@ -262,7 +324,7 @@ impl Job<'_> {
             Subject::Upload => None,
         };
         let changes = match &plan.subject {
-            Subject::There(record) => Change::to_published(record, published).words(),
+            Subject::There(record) => Change::to_published(record, &published).words(),
             Subject::Upload => Vec::new(),
         };
         Ok(with(
@@ -312,15 +374,21 @@ impl Job<'_> {
         text
     }
 
+    /// Publishes what was built.
     fn publish(
         &self,
-        file: &Source,
-        published: &publish::Wanted,
-        interrupted: &Arc<AtomicBool>,
+        store: &Store,
+        interrupted: &AtomicBool,
         json: bool,
     ) -> Result<Value, CliError> {
+        if interrupted.load(Ordering::Relaxed) {
+            return Err(PublishError::Images(ImagesError::Interrupted).into());
+        }
+        let Some((file, published)) = self.current(store)? else {
+            return Err(CliError::OutputChanged { path: self.output().path });
+        };
         let mut teller = Teller::new(&published.image, file.size(), interrupted);
-        let outcome = publish::publish(&self.target.glance, published, file, now(), &mut teller);
+        let outcome = publish::publish(self.target.glance, &published, &file, now(), &mut teller);
         let acts = teller.end();
         let Outcome { id, uploaded, changed } = outcome?;
         if !json {

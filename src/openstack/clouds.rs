@@ -1,12 +1,14 @@
 //! What the user's own configuration says of a cloud: `OS_*` variables, `clouds.yaml`, `secure.yaml`.
 //!
 //! It knows where they are looked for and how they are laid over each other. A `secure.yaml` counts
-//! only beside the `clouds.yaml` that was found: else a repository that one stands in could lead the
-//! passwords of the home directory elsewhere.
+//! beside the `clouds.yaml` that was found, and one that the environment names counts for a
+//! `clouds.yaml` of the user's own: else a repository that one stands in could lead passwords
+//! elsewhere.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::CloudError;
@@ -62,11 +64,20 @@ pub(crate) struct Settings {
 impl Settings {
     /// What is said of the cloud of that name, else of the one that the environment means.
     pub(crate) fn find(environment: &Environment, cloud: Option<&str>) -> Result<Self, CloudError> {
+        Self::find_from(Path::new("."), environment, cloud)
+    }
+
+    /// The same for whoever stands in that directory.
+    fn find_from(
+        here: &Path,
+        environment: &Environment,
+        cloud: Option<&str>,
+    ) -> Result<Self, CloudError> {
         let named = cloud.map(str::to_owned).or_else(|| environment.get(&["OS_CLOUD"]));
         if named.is_none() && environment.get(&["OS_AUTH_URL", "OS_AUTH_TYPE"]).is_some() {
             return Ok(Self::of_environment(environment));
         }
-        let Some(path) = file(environment) else {
+        let Some(file) = File::find(here, environment) else {
             return Err(match named {
                 Some(name) => {
                     let help =
@@ -78,7 +89,8 @@ impl Settings {
                 None => CloudError::Nothing,
             });
         };
-        let clouds = clouds(&path, environment)?;
+        let clouds = clouds(&file, environment)?;
+        let path = &file.path;
         let name = match named {
             Some(name) => name,
             None if clouds.len() == 1 => clouds.keys().cloned().collect(),
@@ -92,7 +104,7 @@ impl Settings {
             };
             return Err(CloudError::Unknown { name, help });
         };
-        Ok(Self::of_entry(&name, entry, &path))
+        Ok(Self::of_entry(&name, entry, path))
     }
 
     /// What the variables say.
@@ -173,48 +185,87 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// The `clouds.yaml` that counts: the first that is there.
-fn file(environment: &Environment) -> Option<PathBuf> {
-    let said = environment.get(&["OS_CLIENT_CONFIG_FILE"]).map(PathBuf::from);
-    let config = environment.get(&["XDG_CONFIG_HOME"]).map(PathBuf::from);
-    let config = config.filter(|path| path.is_absolute()).or_else(|| environment.home(".config"));
-    let directories = [
-        Some(PathBuf::from(".")),
-        config.map(|config| config.join("openstack")),
-        Some(PathBuf::from("/etc/openstack")),
-    ];
-    let usual = directories
-        .into_iter()
-        .flatten()
-        .flat_map(|directory| ["clouds.yaml", "clouds.yml"].map(|name| directory.join(name)));
-    said.into_iter().chain(usual).find(|path| path.is_file())
+/// The `clouds.yaml` that counts.
+struct File {
+    path: PathBuf,
+    /// Whether it is the user's own, and not of whoever made the directory that one stands in.
+    is_own: bool,
 }
 
-/// The clouds of a file, with what the file of secrets beside it adds.
-fn clouds(path: &Path, environment: &Environment) -> Result<Map<String, Value>, CloudError> {
-    let mut clouds = read(path)?;
-    let said = environment.get(&["OS_CLIENT_SECURE_FILE"]).map(PathBuf::from);
-    let names = ["secure.yaml", "secure.yml"].map(|name| path.with_file_name(name));
-    if let Some(secure) = said.into_iter().chain(names).find(|path| path.is_file()) {
+impl File {
+    /// The one that the environment names, else the first that is there.
+    fn find(here: &Path, environment: &Environment) -> Option<Self> {
+        let said = environment.get(&["OS_CLIENT_CONFIG_FILE"]).map(PathBuf::from);
+        let first = |directory: PathBuf| {
+            let names = ["clouds.yaml", "clouds.yml"];
+            names.map(|name| directory.join(name)).into_iter().find(|path| path.is_file())
+        };
+        let own = |path| Self { path, is_own: true };
+        said.map(own)
+            .or_else(|| first(here.to_owned()).map(|path| Self { path, is_own: false }))
+            .or_else(|| directories(environment).find_map(first).map(own))
+    }
+}
+
+/// Where the user and the host keep such files.
+fn directories(environment: &Environment) -> impl Iterator<Item = PathBuf> {
+    let config = environment.get(&["XDG_CONFIG_HOME"]).map(PathBuf::from);
+    let config = config.filter(|path| path.is_absolute()).or_else(|| environment.home(".config"));
+    let config = config.map(|config| config.join("openstack"));
+    config.into_iter().chain([PathBuf::from("/etc/openstack")])
+}
+
+/// The clouds of a file, with what the file of secrets adds.
+fn clouds(file: &File, environment: &Environment) -> Result<Map<String, Value>, CloudError> {
+    let mut clouds = read(&file.path)?;
+    let said = environment.get(&["OS_CLIENT_SECURE_FILE"]).filter(|_| file.is_own);
+    let names = ["secure.yaml", "secure.yml"].map(|name| file.path.with_file_name(name));
+    let beside = || names.into_iter().find(|path| path.is_file());
+    if let Some(secure) = said.map(PathBuf::from).or_else(beside) {
         lay_over(&mut clouds, read(&secure)?);
     }
     Ok(clouds)
+}
+
+/// The part of a file in which nothing is a number or a flag, whatever it looks like.
+#[derive(Deserialize)]
+struct Spelled {
+    clouds: BTreeMap<String, Option<Entry>>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(default)]
+    auth: Option<BTreeMap<String, Option<String>>>,
+}
+
+impl Spelled {
+    /// Writes what was said over what it was taken for: a password `0123` is not the number 83.
+    fn correct(self, clouds: &mut Map<String, Value>) {
+        for (name, entry) in self.clouds {
+            let Some(auth) = entry.and_then(|entry| entry.auth) else { continue };
+            if let Some(Value::Object(cloud)) = clouds.get_mut(&name) {
+                let said = auth.into_iter().filter_map(|(key, value)| Some((key, value?.into())));
+                cloud.insert("auth".to_owned(), Value::Object(said.collect()));
+            }
+        }
+    }
 }
 
 fn read(path: &Path) -> Result<Map<String, Value>, CloudError> {
     let bytes = files::read_bounded(path, MAX_FILE)?;
     let malformed = |place: String| CloudError::Malformed { path: path.to_owned(), place };
     let text = std::str::from_utf8(&bytes).map_err(|_| malformed(String::new()))?;
-    let value: Value = serde_saphyr::from_str(text).map_err(|error| {
+    let placed = |error: serde_saphyr::Error| {
         malformed(error.location().map_or(String::new(), |at| format!(" in line {}", at.line())))
-    })?;
-    match value {
-        Value::Object(mut all) => match all.remove("clouds") {
-            Some(Value::Object(clouds)) => Ok(clouds),
-            _ => Err(malformed(String::new())),
-        },
-        _ => Err(malformed(String::new())),
-    }
+    };
+    let value: Value = serde_saphyr::from_str(text).map_err(placed)?;
+    let Some(Value::Object(mut clouds)) = value.get("clouds").cloned() else {
+        return Err(malformed(String::new()));
+    };
+    let spelled: Spelled = serde_saphyr::from_str(text).map_err(placed)?;
+    spelled.correct(&mut clouds);
+    Ok(clouds)
 }
 
 fn lay_over(below: &mut Map<String, Value>, above: Map<String, Value>) {
@@ -267,12 +318,69 @@ clouds:
         assert_eq!(prod.name, "the cloud `prod`");
         assert_eq!(prod.auth["username"], "ann");
         assert_eq!(prod.auth["project_name"], "images");
-        assert!(prod.auth.contains_key("password"), "the file of secrets is laid over");
+        assert_eq!(prod.auth["password"], "0123", "as it is spelt in the file of secrets");
         assert_eq!(prod.region.as_deref(), Some("two"));
         assert_eq!(prod.interface.as_deref(), Some("internal"));
         assert_eq!(prod.endpoints["image"], "https://g.example");
         assert_eq!(prod.authority, Some(directory.path().join("authority.pem")));
         assert!(!prod.verify);
+    }
+
+    #[test]
+    fn who_one_is_is_taken_as_it_is_spelt() {
+        let directory = tempfile::tempdir().unwrap();
+        let spelt =
+            ["0123", "1.10", "1e5", "0x1F", "1_000", "true", "no", "null-", "12", "2026-11-26"];
+        for text in spelt {
+            let clouds = format!("clouds: {{c: {{auth: {{auth_url: k, password: {text}}}}}}}\n");
+            fs::write(directory.path().join("clouds.yaml"), clouds).unwrap();
+            let found = find(directory.path(), None).ok().unwrap();
+            assert_eq!(found.auth.get("password").map(String::as_str), Some(text));
+        }
+        for text in ["", "null", "~"] {
+            let clouds = format!("clouds:\n  c:\n    auth:\n      password: {text}\n");
+            fs::write(directory.path().join("clouds.yaml"), clouds).unwrap();
+            let found = find(directory.path(), None).ok().unwrap();
+            assert_eq!(found.auth.get("password"), None, "{text}");
+        }
+        let clouds = "clouds: {c: {auth: {password: [SECRETIVE]}}}\n";
+        fs::write(directory.path().join("clouds.yaml"), clouds).unwrap();
+        let error = find(directory.path(), None).err().unwrap();
+        assert!(matches!(error, CloudError::Malformed { .. }));
+        assert!(!format!("{error} {error:?}").contains("SECRETIVE"));
+    }
+
+    #[test]
+    fn passwords_do_not_go_where_a_repository_says() {
+        let [here, own] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let clouds = "clouds: {prod: {auth: {auth_url: 'https://evil.example'}}}\n";
+        fs::write(here.path().join("clouds.yaml"), clouds).unwrap();
+        let secure = own.path().join("secrets.yaml");
+        fs::write(&secure, "clouds: {prod: {auth: {password: mine}}}\n").unwrap();
+        let secure = ("OS_CLIENT_SECURE_FILE", secure.to_str().unwrap());
+        let find = |pairs: &[_]| {
+            let environment = Environment::of(pairs);
+            Settings::find_from(here.path(), &environment, Some("prod"))
+        };
+        let found = find(&[secure]).ok().unwrap();
+        assert_eq!(found.auth["auth_url"], "https://evil.example");
+        assert_eq!(found.auth.get("password"), None);
+
+        // The user's own words lead both where they say.
+        let file = here.path().join("clouds.yaml");
+        let named = ("OS_CLIENT_CONFIG_FILE", file.to_str().unwrap());
+        assert_eq!(find(&[secure, named]).ok().unwrap().auth["password"], "mine");
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(own.path().join("openstack")).unwrap();
+        fs::write(own.path().join("openstack/clouds.yaml"), clouds).unwrap();
+        let config = ("XDG_CONFIG_HOME", own.path().to_str().unwrap());
+        assert_eq!(find(&[secure, config]).ok().unwrap().auth["password"], "mine");
+
+        // A file that is named and is not there is no reason to take another one.
+        let missing = find(&[config, named]);
+        assert!(matches!(missing, Err(CloudError::File(_))));
+        let missing = find(&[config, ("OS_CLIENT_SECURE_FILE", "/nowhere/secure.yaml")]);
+        assert!(matches!(missing, Err(CloudError::File(_))));
     }
 
     #[test]

@@ -59,9 +59,17 @@ pub struct Glance {
     /// For uploads: an answer may come much later than a request began.
     slow: Wire,
     session: Mutex<Session>,
+    /// Where images are, and of which project: what makes two clouds one.
+    place: (String, Option<String>),
 }
 
 impl Glance {
+    /// Whether another one has the same images.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.place == other.place
+    }
+
     /// Finds the cloud that is meant.
     ///
     /// # Errors
@@ -90,7 +98,11 @@ impl Glance {
             Err(Fault::Refused(_)) if session.token.is_some() => {}
             result => return result,
         }
-        let fresh = self.cloud.log_in(&self.wire).await?;
+        let fresh = self.cloud.log_in(&self.wire).await.map_err(|fault| match fault {
+            // It is not what was asked for that is not there.
+            Fault::Absent(cause) => Fault::Lasting(cause),
+            other => other,
+        })?;
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
         attempt(&fresh).await
     }
@@ -119,19 +131,26 @@ impl Glance {
             let page = self.call(DOING, &async |session: &Session| {
                 let path = format!("?{}", encoded(query, marker.as_deref()));
                 let request = self.request(session, &self.wire, Method::GET, &path)?;
-                let answer = Wire::send(request, MAX_PAGE).await?;
-                object(&fine(answer)?)
+                match fine(Wire::send(request, MAX_PAGE).await?) {
+                    // A list may be empty, but an image service has one.
+                    Err(Fault::Absent(_)) => Err(Fault::Damaged),
+                    answer => object(&answer?),
+                }
             })?;
+            // A page may be shorter than was asked for, by the bound of the service itself.
+            let more = page.get("next").is_some_and(Value::is_string);
             let images = page.get("images").and_then(Value::as_array);
             let page: Option<Vec<Record>> = images.and_then(|images| {
                 images.iter().map(|image| Record::of(image.as_object()?)).collect()
             });
             let page = page.ok_or_else(|| self.damaged(DOING))?;
-            let more = page.len() >= PAGE;
             marker = page.last().map(|record| record.id.clone());
             records.extend(page);
             if !more {
                 return Ok(records);
+            }
+            if marker.is_none() {
+                break;
             }
         }
         Err(self.damaged(DOING))
@@ -198,8 +217,18 @@ impl Opening {
             let session = cloud.log_in(&wire).await?;
             cloud.endpoint(&session, SERVICE).map(|_| session)
         });
-        let session = entered.map_err(|fault| told(&cloud.name, "let you log in".into(), fault));
-        Ok(Glance { session: Mutex::new(session.map_err(logged_in)?), cloud, patience, wire, slow })
+        let session = entered.map_err(|fault| match fault {
+            Fault::Absent(source) => ConnectError::Cloud(CloudError::NoKeystone {
+                cloud: cloud.name.clone(),
+                url: cloud.keystone().map_or(String::new(), bare),
+                source,
+            }),
+            fault => logged_in(told(&cloud.name, "let you log in".into(), fault)).into(),
+        })?;
+        let endpoint = cloud.endpoint(&session, SERVICE);
+        let endpoint = endpoint.map_err(|fault| told(&cloud.name, "find images".into(), fault))?;
+        let place = (base(&endpoint).to_owned(), session.project.clone());
+        Ok(Glance { session: Mutex::new(session), cloud, patience, wire, slow, place })
     }
 }
 
@@ -233,6 +262,15 @@ fn base(endpoint: &str) -> &str {
         Some((base, version)) if version == "v2" || version.starts_with("v2.") => base,
         _ => endpoint,
     }
+}
+
+/// An address for people, without what somebody may have written into it to log in with.
+fn bare(url: &str) -> String {
+    let Ok(mut url) = Url::parse(url) else { return "an address that is none".to_owned() };
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.into()
 }
 
 /// The parameters of a list.
@@ -310,9 +348,13 @@ impl Images for Glance {
     fn list(&self, name: &str) -> Result<Vec<Record>, ImagesError> {
         let owner = self.session.lock().unwrap_or_else(PoisonError::into_inner).project.clone();
         let mut found: Vec<Record> = Vec::new();
-        for key in ["name", own::NAME] {
+        // Of a name, what stands before a `:` is an operator; of other properties it is not.
+        let exactly = format!("eq:{name}");
+        for key in [("name", exactly.as_str()), (own::NAME, name)] {
             for hidden in ["false", "true"] {
-                found.extend(self.pages(&[(key, name), ("os_hidden", hidden)])?);
+                let mut query = vec![key, ("os_hidden", hidden)];
+                query.extend(owner.as_deref().map(|owner| ("owner", owner)));
+                found.extend(self.pages(&query)?);
             }
         }
         // Whoever may see all projects is shown all, and others' public images are shown anyway.
@@ -423,6 +465,12 @@ mod tests {
         {
             assert_eq!(base(endpoint), "http://g/image");
         }
+    }
+
+    #[test]
+    fn an_address_is_shown_without_secrets() {
+        assert_eq!(bare("https://ann:secret@k:5000/v3?x=secret"), "https://k:5000/v3");
+        assert_eq!(bare("k.example"), "an address that is none");
     }
 
     #[test]

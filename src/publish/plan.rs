@@ -5,9 +5,6 @@ use std::collections::BTreeMap;
 use super::record::{Record, Status};
 use super::{PublishError, Wanted, own};
 
-/// After so many seconds without a change, what another run has begun will not be finished.
-const ABANDONED: i64 = 6 * 3_600;
-
 /// What a run does, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -55,7 +52,7 @@ fn may_be(record: &Record, wanted: &Wanted) -> bool {
     record.status == Status::Active
         && record.size == Some(wanted.size)
         && record.disk_format.as_deref() == Some(wanted.format)
-        && record.own(own::NAME) == Some(&wanted.name)
+        && record.is_made_for(&wanted.name)
 }
 
 /// Plans. `hashes` are those of the file by algorithm; `now` is in seconds since 1970.
@@ -70,10 +67,8 @@ pub fn plan(
 ) -> Result<Plan, PublishError> {
     let there = |record: &&Record| record.status != Status::Gone;
     let records: Vec<&Record> = records.iter().filter(there).collect();
-    let is_ours = |record: &Record| record.own(own::NAME) == Some(&wanted.name);
-    let named = |record: &&&Record| {
-        record.name.as_deref() == Some(&wanted.name) && record.superseded().is_none()
-    };
+    let is_ours = |record: &Record| record.is_made_for(&wanted.name);
+    let named = |record: &&&Record| record.name.as_deref() == Some(&wanted.name);
     if let Some(other) = records.iter().filter(named).find(|record| !is_ours(record))
         && !wanted.take_over
     {
@@ -90,13 +85,10 @@ pub fn plan(
     let subject = records.iter().filter(same).min_by_key(rank).copied();
     let others = || records.iter().copied().filter(|record| Some(*record) != subject);
 
-    let is_unfinished = |record: &&Record| {
-        is_ours(record)
-            && (record.status == Status::Unfinished || record.own(own::UNFINISHED).is_some())
-    };
+    let is_unfinished = |record: &&Record| is_ours(record) && record.unfinished().is_some();
     let unfinished = others().filter(is_unfinished).filter(|record| {
-        let age = record.updated.map_or(i64::MAX, |at| now.saturating_sub(at));
-        record.own(own::STATE) == Some(&wanted.state.to_string()) || age > ABANDONED
+        let is_over = record.unfinished().is_some_and(|until| until < now);
+        record.own(own::STATE) == Some(&wanted.state.to_string()) || is_over
     });
     let superseded: Vec<Record> =
         others().filter(|record| named(&record) && !is_unfinished(record)).cloned().collect();
@@ -168,15 +160,16 @@ mod tests {
         let status =
             [Status::Active, Status::Deactivated, Status::Gone, Status::Unfinished].as_slice();
         let old = prop::option::of(0..400_000_i64);
-        (prop::sample::select(status), old, any::<[bool; 5]>(), 0..100_000_i64).prop_map(
-            |(status, old, [ours, named, same, state, unfinished], age)| {
+        (prop::sample::select(status), old, any::<[bool; 7]>(), -100_000..100_000_i64).prop_map(
+            |(status, old, [ours, copied, named, hidden, same, state, unfinished], age)| {
                 let mut properties = BTreeMap::new();
                 let mut set = |key: &str, value: String| properties.insert(key.to_owned(), value);
-                if ours {
+                if ours || copied {
                     set(own::NAME, NAME.to_owned());
+                    set(own::ID, if copied { "another" } else { "" }.to_owned());
                     set(own::STATE, if state { "22" } else { "33" }.repeat(32));
                     old.map(|old| set(own::SUPERSEDED, utc(NOW - old)));
-                    unfinished.then(|| set(own::UNFINISHED, "true".to_owned()));
+                    unfinished.then(|| set(own::UNFINISHED, utc(NOW - age)));
                 }
                 Record {
                     id: String::new(),
@@ -186,7 +179,7 @@ mod tests {
                     hash_algorithm: Some("sha512".to_owned()),
                     hash: Some(if same { "aa" } else { "bb" }.to_owned()),
                     visibility: Some(Visibility::Private),
-                    hidden: !named,
+                    hidden,
                     protected: false,
                     owner: None,
                     disk_format: Some("raw".to_owned()),
@@ -194,7 +187,7 @@ mod tests {
                     min_ram: 0,
                     tags: BTreeSet::new(),
                     properties,
-                    updated: Some(NOW - age),
+                    updated: Some(NOW - age.abs()),
                 }
             },
         )
@@ -204,9 +197,62 @@ mod tests {
         prop::collection::vec(record(), 0..8).prop_map(|mut records| {
             for (at, record) in records.iter_mut().enumerate() {
                 record.id = format!("id-{at}");
+                if record.own(own::ID) == Some("") {
+                    record.properties.insert(own::ID.to_owned(), record.id.clone());
+                }
             }
             records
         })
+    }
+
+    /// One that kiln made, hidden, with these properties beside.
+    fn made(name: &str, more: &[(&str, String)]) -> Record {
+        let own = [(own::NAME, NAME.to_owned()), (own::ID, "id".to_owned())];
+        let properties = own.iter().chain(more).map(|(key, value)| ((*key).into(), value.clone()));
+        Record {
+            id: "id".to_owned(),
+            name: Some(name.to_owned()),
+            status: Status::Active,
+            size: Some(7),
+            hash_algorithm: Some("sha512".to_owned()),
+            hash: Some("bb".to_owned()),
+            visibility: Some(Visibility::Private),
+            hidden: true,
+            protected: false,
+            owner: None,
+            disk_format: Some("raw".to_owned()),
+            min_disk: 0,
+            min_ram: 0,
+            tags: BTreeSet::new(),
+            properties: properties.collect(),
+            updated: Some(NOW - 30 * 86_400),
+        }
+    }
+
+    fn planned(record: &Record) -> Plan {
+        plan(std::slice::from_ref(record), &wanted(1, 0), &BTreeMap::new(), NOW).unwrap()
+    }
+
+    #[test]
+    fn an_upload_has_the_time_that_it_gave_itself() {
+        let until = |at| made("golden.kiln-33", &[(own::UNFINISHED, utc(at))]);
+        assert_eq!(planned(&until(NOW + 1)).unfinished, [], "it may still be finished");
+        assert_eq!(planned(&until(NOW - 1)).unfinished.len(), 1);
+        let odd = made("golden.kiln-33", &[(own::UNFINISHED, "true".to_owned())]);
+        assert_eq!(planned(&odd).unfinished, [], "nobody knows when");
+    }
+
+    #[test]
+    fn an_image_that_somebody_made_the_published_one_again_is_not_an_old_one() {
+        let old = utc(NOW - 30 * 86_400);
+        let mut record = made("golden (superseded)", &[(own::SUPERSEDED, old)]);
+        assert_eq!(planned(&record).expired.len(), 1);
+        record.hidden = false;
+        assert_eq!(planned(&record).expired, [], "somebody shows it");
+        record.name = Some(NAME.to_owned());
+        let plan = planned(&record);
+        assert_eq!((plan.expired.len(), plan.superseded.len()), (0, 1));
+        assert_eq!(plan.superseded[0].superseded(), None);
     }
 
     proptest! {
@@ -217,11 +263,12 @@ mod tests {
             let wanted = wanted(keep_old, keep_last);
             let hashes = BTreeMap::from([("sha512".to_owned(), "aa".to_owned())]);
             let plan = plan(&records, &wanted, &hashes, NOW).unwrap();
-            let is_ours = |record: &Record| record.own(own::NAME) == Some(NAME);
             for record in plan.expired.iter().chain(&plan.unfinished) {
-                prop_assert!(is_ours(record), "somebody else's: {record:?}");
-                prop_assert!(!record.has_name(NAME) || record.own(own::UNFINISHED).is_some()
-                    || record.superseded().is_some(), "the published one: {record:?}");
+                prop_assert_eq!(record.own(own::ID), Some(record.id.as_str()), "a copy");
+                prop_assert!(record.hidden, "somebody may use it: {:?}", record);
+            }
+            for record in &plan.expired {
+                prop_assert!(record.name.as_deref() != Some(NAME), "it has the name: {record:?}");
             }
             for record in &plan.expired {
                 let age = NOW - record.superseded().expect("it was superseded");

@@ -158,10 +158,28 @@ impl Record {
         self.name.as_deref() == Some(name) && !self.hidden && self.status == Status::Active
     }
 
-    /// When a newer image took its name, in seconds since 1970.
+    /// Whether kiln made it for that name. Whoever copies an image copies its properties, as Nova
+    /// does for a snapshot of an instance; but a copy has an id of its own.
+    #[must_use]
+    pub fn is_made_for(&self, name: &str) -> bool {
+        self.own(own::NAME) == Some(name) && self.own(own::ID) == Some(&self.id)
+    }
+
+    /// When a newer image took its name, in seconds since 1970. One that somebody shows again, or
+    /// gives the name back, is not superseded, whatever was noted of it.
     #[must_use]
     pub fn superseded(&self) -> Option<i64> {
-        self.own(own::SUPERSEDED).map(|at| seconds(at).unwrap_or(i64::MAX))
+        let counts = self.hidden && self.name.as_deref() != self.own(own::NAME);
+        let at = self.own(own::SUPERSEDED).filter(|_| counts)?;
+        Some(seconds(at).unwrap_or(i64::MAX))
+    }
+
+    /// When its upload will not be finished any more, in seconds since 1970; `None` where it was
+    /// finished, or somebody shows it as it is.
+    #[must_use]
+    pub fn unfinished(&self) -> Option<i64> {
+        let until = self.own(own::UNFINISHED).filter(|_| self.hidden)?;
+        Some(seconds(until).unwrap_or(i64::MAX))
     }
 }
 
@@ -205,11 +223,12 @@ pub fn utc(at: i64) -> String {
 }
 
 impl Draft {
-    /// The record that an image has until it is whole.
+    /// The record that an image has until it is whole, which it will be until then or never; in
+    /// seconds since 1970.
     #[must_use]
-    pub fn of(wanted: &Wanted, id: String) -> Self {
-        let mut properties = own_properties(wanted);
-        properties.insert(own::UNFINISHED.to_owned(), "true".to_owned());
+    pub fn of(wanted: &Wanted, id: String, until: i64) -> Self {
+        let mut properties = own_properties(wanted, &id);
+        properties.insert(own::UNFINISHED.to_owned(), utc(until));
         let name = format!("{}.kiln-{}", shortened(&wanted.name), wanted.state.short());
         Self { id, name, disk_format: wanted.format, properties }
     }
@@ -230,9 +249,10 @@ impl Draft {
 }
 
 /// By what kiln finds an image again.
-fn own_properties(wanted: &Wanted) -> BTreeMap<String, String> {
+fn own_properties(wanted: &Wanted, id: &str) -> BTreeMap<String, String> {
     let pairs = [
         (own::NAME, wanted.name.clone()),
+        (own::ID, id.to_owned()),
         (own::IMAGE, wanted.image.clone()),
         (own::SEAL, wanted.seal.to_string()),
         (own::STATE, wanted.state.to_string()),
@@ -247,25 +267,34 @@ fn shortened(name: &str) -> String {
 }
 
 impl Change {
-    /// What makes an image the published one.
+    /// What makes an image the published one. Protection that kiln has not made stays.
     #[must_use]
     pub fn to_published(record: &Record, wanted: &Wanted) -> Self {
-        let mut properties = own_properties(wanted);
+        let mut properties = own_properties(wanted, &record.id);
         properties.extend(wanted.properties.clone());
         let names: Vec<&str> = wanted.properties.keys().map(String::as_str).collect();
         properties.insert(own::PROPERTIES.to_owned(), names.join(","));
         // What kiln once set and the recipe has no more goes; what others have set stays.
         let before = record.own(own::PROPERTIES).unwrap_or_default().split(',');
         let gone = before.filter(|name| !name.is_empty() && !properties.contains_key(*name));
-        let gone = gone.chain([own::UNFINISHED, own::SUPERSEDED]).map(str::to_owned);
+        let noted = (!wanted.protected).then_some(own::PROTECTED);
+        let gone = gone.chain([own::UNFINISHED, own::SUPERSEDED]).chain(noted).map(str::to_owned);
         let unset = gone.filter(|name| record.properties.contains_key(name)).collect();
         let tags: BTreeSet<_> = record.tags.union(&wanted.tags).cloned().collect();
+        let protected = match (wanted.protected, record.protected) {
+            (true, false) => Some(true),
+            (false, true) if record.own(own::PROTECTED).is_some() => Some(false),
+            _ => None,
+        };
+        if protected == Some(true) {
+            properties.insert(own::PROTECTED.to_owned(), "true".to_owned());
+        }
         properties.retain(|key, value| record.properties.get(key) != Some(value));
         Self {
             name: differing(record.name.as_deref() == Some(&wanted.name), wanted.name.clone()),
             hidden: differing(!record.hidden, false),
             visibility: differing(record.visibility == Some(wanted.visibility), wanted.visibility),
-            protected: differing(record.protected == wanted.protected, wanted.protected),
+            protected,
             min_disk: differing(record.min_disk == wanted.min_disk, wanted.min_disk),
             min_ram: differing(record.min_ram == wanted.min_ram, wanted.min_ram),
             tags: differing(record.tags == tags, tags),
@@ -274,20 +303,23 @@ impl Change {
         }
     }
 
-    /// What hides an image whose name another one has got. Protection that came with the recipe
-    /// goes; what somebody else protected stays so.
+    /// What hides an image whose name another one has got. Protection that kiln made goes; what
+    /// somebody else protected stays so. One that kiln has not made does not become kiln's by that.
     #[must_use]
-    pub fn to_superseded(record: &Record, wanted: &Wanted, now: i64) -> Self {
+    pub fn to_superseded(record: &Record, name: &str, now: i64) -> Self {
         let at = utc(now);
-        let mut set = BTreeMap::from([(own::SUPERSEDED.to_owned(), at.clone())]);
-        if record.own(own::NAME) != Some(&wanted.name) {
-            set.insert(own::NAME.to_owned(), wanted.name.clone());
-        }
+        let is_noted = record.is_made_for(name) && record.own(own::PROTECTED).is_some();
+        let noted = [(own::PROTECTED, is_noted), (own::UNFINISHED, record.is_made_for(name))];
+        let unset = noted
+            .into_iter()
+            .filter(|(property, goes)| *goes && record.own(property).is_some())
+            .map(|(property, _)| property.to_owned());
         Self {
-            name: Some(format!("{} (superseded {at})", shortened(&wanted.name))),
+            name: Some(format!("{} (superseded {at})", shortened(name))),
             hidden: differing(record.hidden, true),
-            protected: differing(!(record.protected && wanted.protected), false),
-            set,
+            protected: differing(!(record.protected && is_noted), false),
+            set: BTreeMap::from([(own::SUPERSEDED.to_owned(), at)]),
+            unset: unset.collect(),
             ..Self::default()
         }
     }

@@ -2,13 +2,18 @@
 //! from.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use super::plan::{self, Plan, Subject};
 use super::record::{Change, Draft, Record, Status};
-use super::{Images, ImagesError, PublishError, Sent, Source, Wanted};
+use super::{Images, ImagesError, PATIENCE, PublishError, Sent, Source, Wanted};
 
 /// How often an image is uploaded anew where a fault may pass.
 const TRIES: u32 = 3;
+/// Seconds that an upload has for all that is not its bytes, before others take it for given up.
+const MARGIN: i64 = 3600;
+/// Why an image of a plan was left alone.
+const MEANWHILE: &str = "somebody has changed it meanwhile";
 
 /// What was done, as it is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +32,7 @@ pub enum Act {
     Superseded(Record),
     /// A superseded image was removed.
     Expired(Record),
-    /// An image could not be removed; why.
+    /// An image could not be removed, or was left alone; why.
     Left(Record, String),
 }
 
@@ -37,6 +42,8 @@ pub trait Watcher {
     fn act(&mut self, act: &Act);
     /// So many bytes of the file went to the service. Whether to go on.
     fn sent(&self, bytes: u64) -> bool;
+    /// Whether to go on, where no bytes move.
+    fn goes_on(&self) -> bool;
     /// Waits before another try, after so many.
     fn pause(&self, tries: u32);
 }
@@ -84,14 +91,23 @@ pub fn publish(
     now: i64,
     watcher: &mut dyn Watcher,
 ) -> Result<Outcome, PublishError> {
+    let clock = Clock { now, begun: Instant::now() };
     let plan = prepare(images, wanted, file, now)?;
+    go_on(watcher)?;
     for record in plan.unfinished {
         remove(images, record, Act::Cleared, watcher)?;
     }
     let (record, uploaded) = match plan.subject {
-        Subject::Upload => (upload(images, wanted, file, watcher)?, true),
+        Subject::Upload => (upload(images, wanted, file, &clock, watcher)?, true),
         Subject::There(record) => (*record, false),
     };
+    if !file.is_untouched()? {
+        if uploaded {
+            // What is left of it is told by its properties, where this fails.
+            let _ = images.delete(&record.id);
+        }
+        return Err(PublishError::Changed { path: file.path().to_owned() });
+    }
     let change = Change::to_published(&record, wanted);
     if !change.is_empty() {
         images.update(&record.id, &change)?;
@@ -99,8 +115,7 @@ pub fn publish(
     }
     let changed = uploaded || !change.is_empty() || !plan.superseded.is_empty();
     for old in plan.superseded {
-        images.update(&old.id, &Change::to_superseded(&old, wanted, now))?;
-        watcher.act(&Act::Superseded(old));
+        supersede(images, old, &wanted.name, clock.now(), watcher)?;
     }
     for old in plan.expired {
         remove(images, old, Act::Expired, watcher)?;
@@ -108,13 +123,59 @@ pub fn publish(
     Ok(Outcome { id: record.id, uploaded, changed })
 }
 
-/// Removes an image; one that is protected or in use stays, which is told.
+/// What time it is, from the time that a run was given.
+struct Clock {
+    now: i64,
+    begun: Instant,
+}
+
+impl Clock {
+    /// Seconds since 1970.
+    fn now(&self) -> i64 {
+        let since = i64::try_from(self.begun.elapsed().as_secs()).unwrap_or(i64::MAX);
+        self.now.saturating_add(since)
+    }
+}
+
+fn go_on(watcher: &dyn Watcher) -> Result<(), ImagesError> {
+    if watcher.goes_on() { Ok(()) } else { Err(ImagesError::Interrupted) }
+}
+
+/// Hides an image whose name another one has now. The plan may be as old as an upload takes: one that
+/// has lost the name meanwhile is left alone, and so is one that has become somebody else's.
+fn supersede(
+    images: &dyn Images,
+    planned: Record,
+    name: &str,
+    now: i64,
+    watcher: &mut dyn Watcher,
+) -> Result<(), ImagesError> {
+    let Some(record) = images.get(&planned.id)? else { return Ok(()) };
+    let is_planned = record.name == planned.name
+        && record.is_made_for(name) == planned.is_made_for(name)
+        && record.status != Status::Gone;
+    let act = if is_planned {
+        images.update(&record.id, &Change::to_superseded(&record, name, now))?;
+        Act::Superseded(planned)
+    } else {
+        Act::Left(record, MEANWHILE.to_owned())
+    };
+    watcher.act(&act);
+    Ok(())
+}
+
+/// Removes an image; one that is protected, in use or not as planned any more stays, which is told.
 fn remove(
     images: &dyn Images,
     record: Record,
     done: fn(Record) -> Act,
     watcher: &mut dyn Watcher,
 ) -> Result<(), ImagesError> {
+    let Some(there) = images.get(&record.id)? else { return Ok(()) };
+    if there != record {
+        watcher.act(&Act::Left(there, MEANWHILE.to_owned()));
+        return Ok(());
+    }
     let act = match images.delete(&record.id) {
         Ok(()) => done(record),
         Err(error @ (ImagesError::Refused { .. } | ImagesError::Conflict { .. })) => {
@@ -131,12 +192,15 @@ fn upload(
     images: &dyn Images,
     wanted: &Wanted,
     file: &Source,
+    clock: &Clock,
     watcher: &mut dyn Watcher,
 ) -> Result<Record, PublishError> {
+    let time = i64::try_from(PATIENCE.deadline(wanted.size).as_secs()).unwrap_or(i64::MAX);
     let mut tries = 0;
     loop {
         tries += 1;
-        let draft = Draft::of(wanted, new_id());
+        let until = clock.now().saturating_add(time).saturating_add(MARGIN);
+        let draft = Draft::of(wanted, new_id(), until);
         match try_upload(images, &draft, file, tries, watcher) {
             Ok(record) => return Ok(record),
             Err(error) => {
@@ -146,6 +210,7 @@ fn upload(
                     PublishError::Images(fault) if fault.may_pass() && tries < TRIES => {
                         watcher.act(&Act::GivenUp(crate::causes::in_one_line(&error)));
                         watcher.pause(tries);
+                        go_on(watcher)?;
                     }
                     _ => return Err(error),
                 }

@@ -1,7 +1,7 @@
 //! The file that is uploaded: its size, the size of its disk, and its hashes.
 //!
 //! It is open from the first look to the last byte, so that a build that replaces it meanwhile
-//! changes nothing.
+//! changes nothing. Whoever writes into it meanwhile is noticed.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
-use crate::files::{Context, FileError};
+use crate::files::{Context, FileError, Stamp};
 
 /// Bytes that are read at once.
 pub(super) const PIECE: u64 = 1 << 20;
@@ -24,6 +24,7 @@ pub struct Source {
     path: PathBuf,
     file: Arc<File>,
     size: u64,
+    stamp: Stamp,
 }
 
 /// What was sent of a file.
@@ -42,8 +43,30 @@ impl Source {
     /// Where it cannot be read.
     pub fn open(path: &Path) -> Result<Self, FileError> {
         let file = File::open(path).context("open", path)?;
-        let size = file.metadata().context("look at", path)?.len();
-        Ok(Self { path: path.to_owned(), file: Arc::new(file), size })
+        let meta = file.metadata().context("look at", path)?;
+        let (size, stamp) = (meta.len(), Stamp::of_metadata(&meta));
+        Ok(Self { path: path.to_owned(), file: Arc::new(file), size, stamp })
+    }
+
+    /// Where it was opened.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its stamp as it was opened.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    /// Whether nobody has written into it since it was opened.
+    ///
+    /// # Errors
+    /// Where it cannot be looked at.
+    pub fn is_untouched(&self) -> Result<bool, FileError> {
+        let meta = self.file.metadata().context("look at", &self.path)?;
+        Ok(Stamp::of_metadata(&meta).has_bytes_of(&self.stamp))
     }
 
     /// Its bytes.
@@ -169,6 +192,26 @@ mod tests {
         assert_eq!(source.hash("sha256").unwrap().as_deref(), Some(known));
         assert_eq!(source.hash("md5").unwrap(), None);
         assert_eq!(source.virtual_size().unwrap(), 3);
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_stays_the_one_that_was_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web.raw");
+        std::fs::write(&path, b"one").unwrap();
+        // Long enough ago for any clock of a file system.
+        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(10);
+        File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+        let source = Source::open(&path).unwrap();
+        assert_eq!(Stamp::of(&path), Some(source.stamp()));
+        std::fs::write(directory.path().join("new"), b"two").unwrap();
+        std::fs::rename(directory.path().join("new"), &path).unwrap();
+        assert_ne!(Stamp::of(&path), Some(source.stamp()), "another file");
+        assert!(source.is_untouched().unwrap());
+        assert_eq!(source.piece(0).unwrap(), b"one");
+        let source = Source::open(&path).unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+        assert!(!source.is_untouched().unwrap());
     }
 
     #[test]

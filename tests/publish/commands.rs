@@ -23,7 +23,7 @@ fn recipe(name: &str, step: &str, more: &str) -> String {
 }
 
 /// `kiln publish` with these arguments, for whoever logs in to that cloud.
-fn command(space: &TestSpace, cloud: &Cloud, arguments: &[&str]) -> Command {
+pub(crate) fn command(space: &TestSpace, cloud: &Cloud, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
     command.arg("-C").arg(space.root()).arg("--store").arg(&space.store).arg("publish");
     command.args(arguments).current_dir(space.root());
@@ -134,6 +134,19 @@ fn what_cannot_be_published_says_why() {
     let did = json(&space, &NOBODY, &["web", "--cloud", "here"]);
     assert_eq!((&did["cloud"], &did["uploaded"]), (&"the cloud `here`".into(), &true.into()));
     clean(&NOBODY.images(), &name);
+
+    // Two clouds of the recipe that the command line makes one.
+    let both = recipe(
+        &name,
+        "one",
+        "        cloud \"a\"\n    }\n    publish \"glance\" {\n        \
+        cloud \"b\"\n",
+    );
+    space.recipe(&both.replace("cloud \"b\"", &format!("cloud \"b\"\n        name \"{name}\"")));
+    let (_, err, code) = kiln(&space, &NOBODY, &["web", "--cloud", "here"]);
+    assert!(code == 2 && err.contains("kiln::cli::published_twice"), "{err}");
+    assert!(named(&NOBODY.images(), &name).is_empty());
+    space.recipe(&recipe(&name, "one", ""));
 
     // A wrong password is told before anything is built or asked.
     let mut wrong = command(&space, &CLOUD, &["web", "--cloud", "wrong"]);

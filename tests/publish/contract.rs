@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::slice::from_ref;
 
-use kiln::publish::{Change, Draft, Images, ImagesError, Status, own};
+use kiln::publish::{Change, Draft, Images, ImagesError, PublishError, Status, own};
 use kiln::recipe::Visibility;
 
 use super::memory::Memory;
@@ -16,12 +16,13 @@ fn calls(images: &dyn Images) {
     let (name, file) = (unique(), File::of(7, 300_000));
     let wanted = wanted(&name, &file);
     let id = fresh_id();
-    let draft = Draft::of(&wanted, id.clone());
+    let draft = Draft::of(&wanted, id.clone(), NOW);
     assert_eq!(images.get(&id).unwrap(), None);
     images.create(&draft).unwrap();
     let made = images.get(&id).unwrap().unwrap();
     assert_eq!((made.status, made.hidden, made.size), (Status::Unfinished, true, None));
     assert_eq!(made.own(own::NAME), Some(name.as_str()));
+    assert!(made.is_made_for(&name) && made.unfinished() == Some(NOW), "{made:?}");
     assert_eq!(made.visibility, Some(Visibility::Private));
 
     let sent = images.upload(&id, &file.source(), &|_| true).unwrap();
@@ -101,7 +102,8 @@ fn life(images: &dyn Images) {
     assert_eq!(named(images, &name)[0].id, outcome.id);
     let old = images.get(&id).unwrap().unwrap();
     assert!(old.hidden && old.name.as_deref().unwrap().starts_with(&format!("{name} (superseded")));
-    assert_eq!(old.superseded(), Some(NOW + 3));
+    // When it happened, which is after the run began.
+    assert!((NOW + 3..NOW + 600).contains(&old.superseded().unwrap()), "{old:?}");
 
     // Back to the first: it is there, and nothing is uploaded.
     let (outcome, acts) = done(images, &first, &one, NOW + 4);
@@ -136,14 +138,40 @@ fn protection(images: &dyn Images) {
     let (_, acts) = done(images, &want, &two, NOW + 2 * DAY);
     assert_eq!(words(&acts), ["expired"]);
     want.protected = false;
-    let (outcome, _) = done(images, &want, &two, NOW + 2 * DAY);
+    let (outcome, acts) = done(images, &want, &two, NOW + 2 * DAY);
+    assert_eq!(words(&acts), ["changed"]);
+    // What somebody else protects is no business of the recipe.
+    let protect = |protected| Change { protected: Some(protected), ..Change::default() };
+    images.update(&outcome.id, &protect(true)).unwrap();
+    let (_, acts) = done(images, &want, &two, NOW + 2 * DAY);
+    assert_eq!(acts, []);
+    images.update(&outcome.id, &protect(false)).unwrap();
     images.delete(&outcome.id).unwrap();
+}
+
+/// Names that mean something else where a list is asked for.
+fn names(images: &dyn Images) {
+    for name in ["debian:12", "in:a,b", "neq:x", "eq:", "50%_?&=#"] {
+        let (name, file) = (format!("{name} {}", unique()), File::of(41, 1000));
+        let want = wanted(&name, &file);
+        let (outcome, _) = done(images, &want, &file, NOW);
+        let (again, acts) = done(images, &want, &file, NOW + 1);
+        assert_eq!((again.uploaded, acts), (false, Vec::new()), "{name}");
+        // One that kiln has not made is found too, which has nothing but its name.
+        assert_eq!(named(images, &name).len(), 1, "{name}");
+        let bare =
+            Change { unset: [own::NAME, own::ID].map(str::to_owned).into(), ..Change::default() };
+        images.update(&outcome.id, &bare).unwrap();
+        let (result, _) = at(images, &want, &file, NOW + 2);
+        assert!(matches!(result, Err(PublishError::Foreign { .. })), "{name}: {result:?}");
+        images.delete(&outcome.id).unwrap();
+    }
 }
 
 #[test]
 fn the_service_in_memory() {
     // It would say that names lead nowhere where a test removes what is published.
-    for part in [calls, life, protection] {
+    for part in [calls, life, protection, names] {
         part(&Memory::forgetful(NOW));
     }
 }
@@ -154,6 +182,7 @@ fn debians_glance_without_keystone() {
     calls(&glance);
     life(&glance);
     protection(&glance);
+    names(&glance);
 }
 
 #[test]

@@ -55,8 +55,8 @@ fn a_kill_at_any_call_is_put_right_by_the_next_run() {
 #[test]
 fn two_kills_in_a_row_are_put_right_too() {
     let [old, new] = [1, 2].map(|seed| File::of(seed, 2000));
-    for first in 0..9 {
-        for second in 0..9 {
+    for first in 0..11 {
+        for second in 0..11 {
             let memory = Memory::new(NOW);
             done(&memory, &wanted("golden", &old), &old, NOW);
             for call in [first, second] {
@@ -108,6 +108,13 @@ fn ctrl_c_in_an_upload_leaves_nothing() {
     let result = publish(&memory, &want, &file.source(), NOW, &mut notes);
     assert!(matches!(result, Err(PublishError::Images(ImagesError::Interrupted))), "{result:?}");
     assert_eq!(memory.all(), []);
+
+    // Where it came before the first byte, nothing at all is done.
+    memory.heal();
+    let mut notes = Notes { stop: Some(0), ..Notes::default() };
+    let result = publish(&memory, &want, &file.source(), NOW, &mut notes);
+    assert!(matches!(result, Err(PublishError::Images(ImagesError::Interrupted))), "{result:?}");
+    assert_eq!((memory.calls(), notes.acts), (1, Vec::new()));
 }
 
 #[test]
@@ -118,9 +125,9 @@ fn what_another_run_has_begun_is_left_alone_until_it_is_old() {
     let _ = at(&memory, &wanted("golden", &one), &one, NOW);
     memory.heal();
     let (_, acts) = done(&memory, &wanted("golden", &two), &two, NOW + 3600);
-    assert!(!words(&acts).contains(&"cleared"), "another state, an hour old: {acts:?}");
+    assert!(!words(&acts).contains(&"cleared"), "another state, which has its time: {acts:?}");
     assert_eq!(memory.all().len(), 2);
-    let (_, acts) = done(&memory, &wanted("golden", &two), &two, NOW + 7 * 3600);
+    let (_, acts) = done(&memory, &wanted("golden", &two), &two, NOW + 2 * 3600);
     assert_eq!(words(&acts), ["cleared"]);
     settled(&memory, "golden", &two);
 }
@@ -158,4 +165,10 @@ fn a_foreign_image_keeps_its_name_unless_the_user_says_otherwise() {
     let (_, acts) = done(&memory, &want, &file, NOW);
     assert_eq!(words(&acts), ["uploading", "uploaded", "changed", "superseded"]);
     settled(&memory, "golden", &file);
+
+    // It was hidden, and is never removed: it is no image of kiln's.
+    want.keep_last = 0;
+    let (_, acts) = done(&memory, &want, &file, NOW + 30 * DAY);
+    assert_eq!(acts, []);
+    assert_eq!(memory.all().len(), 2);
 }

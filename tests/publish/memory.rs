@@ -101,6 +101,20 @@ impl Memory {
         self.check();
     }
 
+    /// Copies an image as Nova does for a snapshot of an instance: with all its properties, and with
+    /// another id, name and bytes.
+    pub(crate) fn copy(&self, id: &str, name: &str, bytes: &[u8]) -> String {
+        let mut record = self.images.borrow()[id].0.clone();
+        record.id = format!("{name}-of-{id}");
+        record.name = Some(name.to_owned());
+        record.hidden = false;
+        record.protected = false;
+        fill(&mut record, bytes);
+        let id = record.id.clone();
+        self.images.borrow_mut().insert(id.clone(), (record, bytes.to_vec()));
+        id
+    }
+
     /// Does a call, with what goes wrong with it.
     fn call<T>(&self, work: impl FnOnce() -> Result<T, ImagesError>) -> Result<T, ImagesError> {
         let dead = || ImagesError::Wrong {

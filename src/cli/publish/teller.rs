@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::io::IsTerminal;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -29,18 +28,18 @@ pub(super) fn described(record: &Record) -> String {
 }
 
 /// Tells on standard error what goes on.
-pub(super) struct Teller {
+pub(super) struct Teller<'a> {
     image: String,
-    interrupted: Arc<AtomicBool>,
+    interrupted: &'a AtomicBool,
     /// The bar of the upload that goes on.
     bar: Cell<Option<ProgressBar>>,
     size: u64,
     acts: Vec<Value>,
 }
 
-impl Teller {
-    pub(super) fn new(image: &str, size: u64, interrupted: &Arc<AtomicBool>) -> Self {
-        let (image, interrupted) = (image.to_owned(), Arc::clone(interrupted));
+impl<'a> Teller<'a> {
+    pub(super) fn new(image: &str, size: u64, interrupted: &'a AtomicBool) -> Self {
+        let image = image.to_owned();
         Self { image, interrupted, bar: Cell::new(None), size, acts: Vec::new() }
     }
 
@@ -64,7 +63,7 @@ impl Teller {
     }
 }
 
-impl Watcher for Teller {
+impl Watcher for Teller<'_> {
     fn act(&mut self, act: &Act) {
         self.end_bar();
         let (word, id, what) = match act {
@@ -98,6 +97,10 @@ impl Watcher for Teller {
             bar.set_position(bytes);
             self.bar.set(Some(bar));
         }
+        self.goes_on()
+    }
+
+    fn goes_on(&self) -> bool {
         !self.interrupted.load(Ordering::Relaxed)
     }
 
