@@ -297,7 +297,7 @@ impl Executor for FakeExecutor {
         for misdeed in self.shared.of(&task) {
             match misdeed {
                 Misdeed::Fail => fails = true,
-                Misdeed::Twin => id = "the same".to_owned(),
+                Misdeed::Twin => "the same".clone_into(&mut id),
                 Misdeed::Panic => panic!("the fake executor was told to panic"),
                 _ => panic!("not faked"),
             }
