@@ -207,7 +207,8 @@ impl Engine<'_> {
             label: "test".to_owned(),
             what: plan::summary(&Operation::Test(task.test.clone())),
         };
-        progress.started(task.key, &name, "");
+        let why = if again { "asked for" } else { "not passed yet" };
+        progress.started(task.key, &name, why);
         let started = Instant::now();
         let booted = self.boot(number, task, work, sharing, progress);
         let took = started.elapsed();

@@ -12,10 +12,17 @@ use crate::guest_space::{Space, need};
 const TOOLS: [(&str, &str); 2] =
     [("qemu-system-x86_64", "qemu-system-x86"), ("ssh", "openssh-client")];
 
+/// Gives a file of the image another label than the policy's.
+const WRONG: &str = r#"#!/bin/sh
+python3 -c 'import os; os.setxattr("/usr/bin/env", "security.selinux", b"system_u:object_r:tmp_t:s0\0")'
+"#;
+
 /// Builds an image, and then tests it beside what others build.
 fn tested(recipe: &str) -> (Space, Value, Option<i32>) {
     need(&TOOLS);
     let mut space = Space::new(recipe);
+    // Beside the recipe, for the image that names it.
+    space.file("recipes/wrong.sh", WRONG);
     space.build_ok(&["booted"]);
     space.end_turn();
     let (answer, code) = test(&space);
@@ -63,17 +70,23 @@ fn a_good_debian_passes_once() {
 }
 
 #[test]
-fn a_lost_console_is_found_out() {
+fn a_lost_console_and_a_label_that_the_boot_changes_are_found_out() {
     let (_, answer, code) = tested(
         r#"image "booted" {
     base image "golden"
     run-command "sed -i 's/console=ttyS0[^ \"]*//g' /etc/default/grub; rm -f /etc/default/grub.d/*.cfg; update-grub"
+    install "policycoreutils" "selinux-policy-default" recommends=#false
+    write "/etc/selinux/config" "SELINUX=permissive\nSELINUXTYPE=default"
+    firstboot "wrong.sh"
     output "raw"
     test { without "clones"; metadata "config-drive"; }
 }
 "#,
     );
-    assert_eq!((failed(&answer), code), (vec!["console"], Some(1)), "{answer:#}");
+    assert_eq!((failed(&answer), code), (vec!["console", "labels"], Some(1)), "{answer:#}");
+    let labels = answer["findings"].as_array().unwrap().iter().find(|it| it["name"] == "labels");
+    let seen = labels.unwrap()["seen"].as_str().unwrap();
+    assert_eq!(seen, "the boot changed those of /usr/bin/env");
 }
 
 #[test]
@@ -94,9 +107,10 @@ fn cloud_init_that_is_off_is_found_out() {
 
 #[test]
 fn a_baked_machine_id_is_found_out() {
+    // On the golden image's own base: whatever stands on the image inherits that it is scrubbed.
     let (_, answer, code) = tested(
         r#"image "booted" {
-    base image "golden"
+    base bootstrap "bookworm" size="3G"
     write "/etc/machine-id" "0123456789abcdef0123456789abcdef"
     scrub { keep "machine-id"; }
     output "raw"
