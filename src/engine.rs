@@ -42,7 +42,7 @@ use crate::store::{Store, StoreError, work::Work};
 use crate::workspace::Workspace;
 
 pub use audits::foreign;
-pub use boots::{Tested, disk_size, free_ports};
+pub use boots::{Tested, disk_size, free_ports, machine_gone};
 pub use failure::{BuildError, StepFailure};
 use lane::{Lane, Start};
 use sharing::{Shared, Sharing};
@@ -161,13 +161,7 @@ impl Engine<'_> {
             return Ok(summary);
         }
         self.executor.check().map_err(BuildError::Fault)?;
-        if let Err(error) = recover::recover(self.store, &mut |text| progress.warning(text)) {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-            let cause = cause.unwrap_or_default();
-            progress.warning(&format!(
-                "what a killed build left could not be cleaned up: {error}{cause}"
-            ));
-        }
+        self.clean_up(progress);
         let work = Work::new(self.store).map_err(BuildError::File)?;
         let mut stale = stale;
         self.beside(&work, progress, |sharing, progress| {
@@ -175,6 +169,14 @@ impl Engine<'_> {
         })?;
         progress.finished(start.elapsed());
         Ok(summary)
+    }
+
+    /// Puts the host in order after builds that were killed.
+    fn clean_up(&self, progress: &mut dyn Progress) {
+        if let Err(error) = recover::recover(self.store, &mut |text| progress.warning(text)) {
+            let why = crate::causes::in_one_line(&error);
+            progress.warning(&format!("what a killed build left could not be cleaned up: {why}"));
+        }
     }
 
     /// Builds until nothing is left to do.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use serde_saphyr::options::DuplicateKeyPolicy;
 use serde_saphyr::{DoubleQuoted, FlowMap, LitStr};
 
@@ -102,6 +102,19 @@ fn in_block(text: &str) -> bool {
     // Of blank lines alone nobody could say how far they are indented.
     let is_blank = text.trim_start_matches(['\n', ' ', '\t']).is_empty();
     !is_blank && text.chars().all(fits)
+}
+
+/// Lays a mapping over another one: what both name is the upper one's, but for mappings, which are laid
+/// over each other in turn.
+pub fn lay_over(below: &mut Map<String, Value>, above: Map<String, Value>) {
+    for (key, value) in above {
+        match (below.get_mut(&key), value) {
+            (Some(Value::Object(below)), Value::Object(above)) => lay_over(below, above),
+            (_, value) => {
+                below.insert(key, value);
+            }
+        }
+    }
 }
 
 /// The outermost names of a document and their values; `None` if it is no mapping, or no YAML. As for

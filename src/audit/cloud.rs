@@ -9,6 +9,7 @@ use super::files::{Look, Unclear, matching, some, text};
 use super::units::{Unit, unit};
 use super::{Subject, Verdict, boot};
 use crate::guest::inspect::Init;
+use crate::yaml::lay_over;
 
 pub(super) const CONFIG: &str = "/etc/cloud/cloud.cfg";
 const MORE: &str = "/etc/cloud/cloud.cfg.d/*.cfg";
@@ -101,17 +102,6 @@ fn yaml(text: &str) -> Option<Value> {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
     };
     serde_saphyr::from_str_with_options(text, options).ok()
-}
-
-fn lay_over(below: &mut Map<String, Value>, above: Map<String, Value>) {
-    for (key, value) in above {
-        match (below.get_mut(&key), value) {
-            (Some(Value::Object(below)), Value::Object(above)) => lay_over(below, above),
-            (_, value) => {
-                below.insert(key, value);
-            }
-        }
-    }
 }
 
 /// What YAML 1.1, which cloud-init reads, takes for false.

@@ -188,7 +188,6 @@ impl Instance {
         let mut values: Vec<(String, String)> = [
             ("ami-id", format!("ami-{short}")),
             ("ami-launch-index", "0".to_owned()),
-            ("ami-manifest-path", "FIXME".to_owned()),
             ("hostname", self.hostname()),
             ("instance-id", format!("i-{short}")),
             ("instance-type", "m1.small".to_owned()),

@@ -16,17 +16,15 @@ use super::check_image::{Scratch, Subject, format_of};
 use super::user_data::{Reader, plain};
 use super::{CliError, Place};
 use crate::boot::{Console, Instance};
-use crate::engine::{disk_size, foreign, free_ports};
-use crate::execute::machine::{Accelerator, Kvm, Machine};
+use crate::engine::{disk_size, foreign, free_ports, machine_gone};
+use crate::execute::machine::{Accelerator, EMULATED, Kvm, Machine, TRIAL};
 use crate::execute::native::Native;
-use crate::execute::{Executor, Fault, FaultKind, Start};
+use crate::execute::{Executor, Start};
 use crate::files::{self, Context};
 use crate::recipe::{BootFirmware, DiskFormat, MetadataSource};
 
 /// What ends the connection, as in `virsh console` and `telnet`: Ctrl and `]`.
 const ESCAPE: u8 = 0x1d;
-/// How long a kernel may be silent under KVM before it is emulated.
-const TRIAL: Duration = Duration::from_secs(30);
 
 /// Boot an image, and connect this terminal with its console. What the machine writes is thrown
 /// away at its end.
@@ -161,7 +159,7 @@ impl Boot {
             let said = running.said();
             let closed = running.close();
             let Connection { end, shown, kernel_after } = ended?;
-            if silent && kernel_after.is_some_and(|time| time < 2 * TRIAL) {
+            if silent && kernel_after.is_some_and(|time| time < EMULATED) {
                 kvm.is_silent();
             }
             match end {
@@ -176,9 +174,7 @@ impl Boot {
                     return Ok(closed?);
                 }
                 End::Off => {
-                    let message = "the machine ended before it showed anything";
-                    let code = "kiln::engine::machine_gone";
-                    return Err(Fault::new(FaultKind::Host, code, message).and_said(&said).into());
+                    return Err(machine_gone(&said).into());
                 }
             }
         }

@@ -18,8 +18,8 @@ use crate::audit::AuditReport;
 use crate::boot::{Instance, Observed, Subject, checks, judge};
 use crate::digest::{ActionKey, ObjectId};
 use crate::disk::state::DiskState;
-use crate::execute::machine::{Accelerator, Kvm, Machine, key_pair};
-use crate::execute::{Fault, FaultKind, Start, recover};
+use crate::execute::machine::{Accelerator, EMULATED, Kvm, Machine, key_pair};
+use crate::execute::{Fault, FaultKind, Start};
 use crate::files::{self, Context};
 use crate::key::{Action, Manifest, Operation};
 use crate::plan::{self, Actions, Chain};
@@ -31,12 +31,11 @@ use crate::store::objects::Readers;
 use crate::store::results::{ActionResult, Results};
 use crate::store::work::{ActionLock, Work};
 use crate::store::{LayerFiles, lease};
+pub use observe::machine_gone;
 use observe::{Plan, Watch};
 
 /// Largest report that is read, in bytes.
 const LIMIT: u64 = 1 << 30;
-/// A kernel that shows itself in that time in emulation does so earlier under KVM.
-const EMULATED: Duration = Duration::from_mins(1);
 /// Memory below which no system starts that kiln is for.
 const LEAST_MEMORY: u64 = 64 << 20;
 
@@ -199,9 +198,7 @@ impl Engine<'_> {
             }
         }
         self.executor.check().map_err(BuildError::Fault)?;
-        if let Err(error) = recover::recover(self.store, &mut |text| progress.warning(text)) {
-            progress.warning(&format!("what a killed build left could not be cleaned up: {error}"));
-        }
+        self.clean_up(progress);
         let name = StepName {
             image: task.image.to_owned(),
             label: "test".to_owned(),

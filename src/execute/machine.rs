@@ -35,6 +35,10 @@ const UEFI: [&str; 4] = [
 ];
 /// Where the kernel has its machines.
 const KVM: &str = "/dev/kvm";
+/// How long machines may show no sign of life where another accelerator could be tried.
+pub const TRIAL: Duration = Duration::from_secs(30);
+/// A kernel that shows itself in that time in emulation does so earlier under KVM.
+pub const EMULATED: Duration = Duration::from_mins(1);
 /// Most bytes that are taken of what a command in a guest prints.
 const MAX_OUTPUT: u64 = 1 << 20;
 

@@ -15,6 +15,7 @@ use super::CloudError;
 use crate::environment::Environment;
 use crate::files;
 use crate::mistake::nearest;
+use crate::yaml::lay_over;
 
 /// Largest configuration file in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -266,17 +267,6 @@ fn read(path: &Path) -> Result<Map<String, Value>, CloudError> {
     let spelled: Spelled = serde_saphyr::from_str(text).map_err(placed)?;
     spelled.correct(&mut clouds);
     Ok(clouds)
-}
-
-fn lay_over(below: &mut Map<String, Value>, above: Map<String, Value>) {
-    for (key, value) in above {
-        match (below.get_mut(&key), value) {
-            (Some(Value::Object(below)), Value::Object(above)) => lay_over(below, above),
-            (_, value) => {
-                below.insert(key, value);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

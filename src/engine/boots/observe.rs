@@ -9,12 +9,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::boot::{Console, Facts, KEY, Labels, Login, Observed, Ran};
 use crate::causes;
-use crate::execute::machine::{Machine, Running, Session};
+use crate::execute::machine::{Machine, Running, Session, TRIAL};
 use crate::execute::{Fault, FaultKind};
 use crate::recipe::{BootTest, Expectation};
 
-/// How long a kernel may be silent where another accelerator could be tried.
-const TRIAL: Duration = Duration::from_secs(30);
 /// How often the console is looked at.
 const GLANCE: Duration = Duration::from_millis(200);
 /// How often logging in is tried.
@@ -165,7 +163,7 @@ impl Watch<'_> {
                     return Ok(None);
                 }
                 if reader.look(|console| console.text().is_empty()) {
-                    return Err(died_at_once(running));
+                    return Err(machine_gone(&running.said()));
                 }
                 break attempts.given_up("the machine was switched off");
             }
@@ -236,11 +234,13 @@ fn wait_for_texts(plan: &Plan<'_>, reader: &Reader, deadline: Instant) {
     }
 }
 
-fn died_at_once(running: &dyn Running) -> Fault {
+/// The fault of a machine that ended before it showed anything; `said` is what QEMU said.
+#[must_use]
+pub fn machine_gone(said: &str) -> Fault {
     let message = "the machine ended before it showed anything";
     Fault::new(FaultKind::Host, "kiln::engine::machine_gone", message)
         .with_help("what QEMU says follows the message, where it says anything")
-        .and_said(&running.said())
+        .and_said(said)
 }
 
 /// Attempts to log in.
